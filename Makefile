@@ -1,0 +1,37 @@
+# Every target needs python3 (3.11 or newer) and make, nothing else: the first one makes .venv from requirements.lock.
+PYTHON ?= python3
+
+demo: .venv/installed
+	.venv/bin/katachi train digits --device cpu
+
+test: .venv/installed
+	.venv/bin/python -m pytest
+
+# What can be known without running anything.
+check: .venv/installed
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyrefly check --python-interpreter-path .venv/bin/python
+	.venv/bin/python tools/import_directions.py
+
+# Against torch, in an environment of its own. torch goes first, so that what it shares with the lock ends as the lock says.
+test-peers: .venv-peers/installed
+	.venv-peers/bin/python -m pytest tests/peers
+
+# Written for every platform and Python: each file of each release stands in it with its hash. The build backend is in it too.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	echo hatchling | .venv-lock/bin/uv pip compile pyproject.toml - --extra dev --extra curves \
+		--universal --python-version 3.11 --generate-hashes --upgrade --quiet \
+		--custom-compile-command "make lock" --output-file requirements.lock
+
+.venv/installed .venv-peers/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "katachi needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(@D)
+	$(if $(findstring peers,$@),$(@D)/bin/pip install --quiet torch==2.13.0)
+	$(@D)/bin/pip install --quiet --require-hashes -r requirements.lock
+	$(@D)/bin/pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
+.PHONY: demo test check test-peers lock

@@ -1,0 +1,1 @@
+"""Nodes to a program: passes, plan, steps."""

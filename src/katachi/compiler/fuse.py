@@ -1,0 +1,287 @@
+"""Groups of nodes that become one kernel each.
+
+First it is decided which values must stand in memory (*roots*): results, what a matmul or a reference step reads or
+makes, reductions, and dear values with several readers. Everything else is recomputed inside whoever reads it. Then the
+roots, in order, join the latest group that has their loops and none of whose successors they need; otherwise they open
+one. Only the pattern of axes decides, and which of them have size one: never an extent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from katachi.graph.node import Node
+from katachi.kernels.lower import INDEX, Indices, ones_apart
+from katachi.kernels.matmul import base
+from katachi.kernels.nest import REDUCING, depths, reduced, without_ones
+
+DEAR = frozenset(("exponential", "tanh", "erf", "log", "power", "logistic", "sine", "cosine", "rng_bits"))
+_MANY = 12  # nodes: a longer cheap chain with several readers is stored
+_MOST_NODES, _MOST_BUFFERS = 120, 24  # of a group, so that a kernel compiles quickly
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes that are computed together."""
+
+    kind: str  # "loops", "matmul" or "reference"
+    nodes: tuple[Node, ...]
+    inputs: tuple[Node, ...]  # values in memory that it reads
+    outputs: tuple[Node, ...]  # values in memory that it writes
+
+
+class _Open:
+    """A group while it grows. A reduction's operand has shape `full`; `kept` are the axes that remain."""
+
+    def __init__(self, kind: str, full: tuple[int, ...], gone: tuple[int, ...] = ()) -> None:
+        self.kind, self.full, self.gone = kind, full, gone
+        self.roots: list[Node] = []
+        self.nodes: set[Node] = set()
+        self.reads: set[Node] = set()
+
+    @property
+    def kept_shape(self) -> tuple[int, ...]:
+        return tuple(n for i, n in enumerate(self.full) if i not in self.gone)
+
+
+Labels = tuple[
+    int | None, ...
+]  # for each axis of a value the loop along it, -1 where it is changed, None if of size one
+
+
+def _labels(node: Node, operand: int, at: Labels) -> Labels:
+    """The labels at which `node`, itself at `at`, reads its operand."""
+    x = node.inputs[operand]
+    kind, unknown = node.primitive, tuple(None if n == 1 else -1 for n in x.shape)
+    if kind in ("broadcast_in_dim", "transpose", "slice", "reverse", "reshape"):
+        places: Indices = tuple((0, ()) if a is None else (0, ((i, 1),)) for i, a in enumerate(at))
+        index = INDEX[kind](node, places)
+        if index is None:
+            return unknown
+        return tuple(
+            None if n == 1 else at[terms[0][0]] if start == 0 and len(terms) == 1 and terms[0][1] == 1 else -1
+            for n, (start, terms) in zip(x.shape, index, strict=True)
+        )
+    if kind in ("pad", "concatenate", "gather", "scatter", "rng_bits"):
+        return unknown
+    return at
+
+
+def _flat_reshape(node: Node) -> bool:
+    """Whether a reshape mixes axes, so that its operand must lie in memory."""
+    return node.primitive == "reshape" and ones_apart(node.inputs[0].shape, node.shape) is None
+
+
+def _expands(node: Node) -> bool:
+    """Whether a broadcast repeats a value that itself has several elements."""
+    if node.primitive != "broadcast_in_dim":
+        return False
+    return bool(without_ones(node.inputs[0].shape)) and len(without_ones(node.shape)) > len(
+        without_ones(node.inputs[0].shape)
+    )
+
+
+def fuse(nodes: list[Node], outputs: Sequence[Node], lowerable: Callable[[Node], bool]) -> list[Group]:
+    """Groups in an executable order. `nodes` is topological and has no dead code; `lowerable` denies what runs on the
+    reference device."""
+    roots, single = _roots(nodes, outputs, lowerable)
+    groups: list[_Open] = []
+    group_of: dict[Node, int] = {}
+    for node in nodes:
+        if node not in roots:
+            continue
+        closure, reads = _closure(node, roots)
+        after = max((group_of[r] for r, _ in reads if r in group_of), default=-1)
+        spot = None if node in single else _join(groups, group_of, node, closure, reads, after)
+        if spot is None:
+            kind = single.get(node, "loops")
+            is_reduction = node.primitive in REDUCING and kind == "loops"
+            groups.append(_Open(kind, node.inputs[0].shape, reduced(node)) if is_reduction else _Open(kind, node.shape))
+            spot = len(groups) - 1
+        group = groups[spot]
+        group.roots.append(node)
+        group.nodes |= closure
+        group.reads.update(r for r, _ in reads)
+        group_of[node] = spot
+    return _close(nodes, outputs, groups, group_of)
+
+
+def _roots(
+    nodes: list[Node], outputs: Sequence[Node], lowerable: Callable[[Node], bool]
+) -> tuple[set[Node], dict[Node, str]]:
+    """What must be a root, and the kinds of those that are groups of their own."""
+    readers: dict[Node, int] = {}
+    single: dict[Node, str] = {}
+    roots = {n for n in outputs if n.primitive != "input"}
+    for node in nodes:
+        for x in node.inputs:
+            readers[x] = readers.get(x, 0) + 1
+    size: dict[Node, int] = {}  # of the expression that a reader would repeat
+    dear: set[Node] = set()  # expressions that are slow to repeat; numbers are not: they are computed before all loops
+    for node in nodes:
+        kind = node.primitive
+        if kind == "input" or kind == "constant":
+            size[node] = 0
+            continue
+        if not lowerable(node):
+            single[node] = "reference"
+            roots.update(x for x in node.inputs if x.primitive != "input")
+        elif kind == "dot_general":
+            single[node] = "matmul"
+            roots.update(x for x in map(base, node.inputs) if x.primitive != "input")
+        elif (_flat_reshape(node) and node.inputs[0].primitive not in ("input", "constant")) or (
+            _expands(node) and node.inputs[0] in dear
+        ):
+            roots.add(node.inputs[0])
+        size[node] = 1 + sum(size[x] for x in node.inputs if x not in roots)
+        if without_ones(node.shape) and (kind in DEAR or any(x in dear and x not in roots for x in node.inputs)):
+            dear.add(node)
+        if (
+            node in single
+            or kind in REDUCING
+            or (readers.get(node, 0) > 1 and (node in dear or size[node] > _MANY))
+            or size[node] > _MOST_NODES
+        ):
+            roots.add(node)
+        if node in roots:
+            size[node] = 0
+    return roots, single
+
+
+def _closure(root: Node, roots: set[Node]) -> tuple[set[Node], set[tuple[Node, Labels]]]:
+    """The nodes computed for a root, and the values in memory that they read with the labels they read them at.
+
+    Labels number the axes, those of size one left out, of the root, or of the operand of a reduction.
+    """
+    reads: set[tuple[Node, Labels]] = set()
+    seen: set[tuple[Node, Labels]] = set()
+    stack: list[tuple[Node, Labels]] = []
+
+    def operands(node: Node, at: Labels) -> None:
+        for i in range(len(node.inputs)):
+            stack.append((node.inputs[i], _labels(node, i, at)))
+
+    shape = root.inputs[0].shape if root.primitive in REDUCING else root.shape
+    numbers = iter(range(len(shape)))
+    start: Labels = tuple(None if n == 1 else next(numbers) for n in shape)
+    if root.primitive in REDUCING:
+        stack.append((root.inputs[0], start))
+    elif root.primitive == "dot_general":
+        stack.extend((x, tuple(-1 for _ in x.shape)) for x in root.inputs)
+    else:
+        operands(root, start)
+    nodes = {root}
+    while stack:
+        node, at = stack.pop()
+        if (node, at) in seen:
+            continue
+        seen.add((node, at))
+        if node in roots or node.primitive == "input":
+            reads.add((node, tuple(a for a in at if a is not None)))
+        else:
+            nodes.add(node)
+            operands(node, at)
+    return nodes, reads
+
+
+def _join(
+    groups: list[_Open],
+    group_of: dict[Node, int],
+    node: Node,
+    closure: set[Node],
+    reads: set[tuple[Node, Labels]],
+    after: int,
+) -> int | None:
+    """The latest group that can take a root: nothing it reads is computed later, and what the group computes it reads at
+    the group's own loops."""
+    wanted = {r for r, _ in reads}
+    for i in range(len(groups) - 1, max(after, 0) - 1, -1):
+        g = groups[i]
+        if g.kind != "loops" or not (i == after or wanted & g.reads):
+            continue
+        if len(g.nodes | closure) > _MOST_NODES or len(g.reads | wanted | set(g.roots)) > _MOST_BUFFERS:
+            continue
+        inside = [(r, at) for r, at in reads if group_of.get(r) == i]
+        if _fits(g, node, inside):
+            return i
+    return None
+
+
+def _fits(g: _Open, node: Node, inside: list[tuple[Node, Labels]]) -> bool:
+    full, kept = without_ones(g.full), without_ones(g.kept_shape)
+    kept_labels = []
+    place = 0
+    for i, n in enumerate(g.full):
+        if n != 1:
+            if i not in g.gone:
+                kept_labels.append(place)
+            place += 1
+
+    def at_home(in_full: bool) -> bool:
+        """Whether everything from this group is read where the loops stand."""
+        for r, at in inside:
+            reduced_value = r.primitive in REDUCING or (g.gone and without_ones(r.shape) == kept and kept != full)
+            mine = list(range(len(kept))) if not in_full else kept_labels
+            if list(at) != (mine if reduced_value else list(range(len(full)))):
+                return False
+            if not reduced_value and g.gone and not in_full:
+                return False
+        return True
+
+    if node.primitive in REDUCING:
+        if not g.gone:  # a group of plain loops becomes the stage before a reduction of its shape
+            return (
+                node.inputs[0].shape == g.full
+                and bool(without_ones(tuple(n for i, n in enumerate(g.full) if i not in reduced(node))))
+                and any(r in g.roots for r, _ in inside)
+                and at_home(True)
+                and _turn(g, reduced(node))
+            )
+        return node.inputs[0].shape == g.full and reduced(node) == g.gone and at_home(True)
+    shape = without_ones(node.shape)
+    if not g.gone:
+        return shape == full and at_home(True)
+    if shape == kept:
+        return at_home(False)
+    # the whole shape again, row by row, after its rows were reduced: only where there are rows to share out
+    return shape == full and bool(kept) and bool(inside) and at_home(True)
+
+
+def _turn(g: _Open, gone: tuple[int, ...]) -> bool:
+    g.gone = gone
+    return True
+
+
+def _close(nodes: list[Node], outputs: Sequence[Node], groups: list[_Open], group_of: dict[Node, int]) -> list[Group]:
+    """Groups with what they write: results, what other groups read, and what a later stage reads back."""
+    order = {n: i for i, n in enumerate(nodes)}
+    needed = set(outputs)
+    for i, g in enumerate(groups):
+        needed.update(r for r in g.reads if group_of.get(r) != i)
+        if g.gone:
+            needed.update(_read_back(g, sorted(g.nodes, key=order.__getitem__)))
+    closed = []
+    for i, g in enumerate(groups):
+        own = [r for r in g.roots if r in needed]
+        inputs = tuple(sorted((r for r in g.reads if group_of.get(r) != i), key=order.__getitem__))
+        if g.kind == "reference":
+            inputs = tuple(dict.fromkeys(g.roots[0].inputs))
+        members = tuple(sorted(g.nodes, key=order.__getitem__))
+        closed.append(Group(g.kind, members if g.kind != "reference" else (g.roots[0],), inputs, tuple(own)))
+    return closed
+
+
+def _read_back(g: _Open, nodes: list[Node]) -> set[Node]:
+    """What a later stage needs of an earlier one and no register holds: it goes through memory."""
+    depth, full, found = depths(nodes), without_ones(g.full), set()
+    stages: dict[Node, set[int]] = {root: {depth[root]} for root in g.roots}  # in which each node is evaluated
+    for node in reversed(nodes):
+        for x in node.inputs:
+            if x not in depth:
+                continue
+            if x not in g.roots:
+                stages.setdefault(x, set()).update(stages[node])
+            elif x.primitive not in REDUCING and without_ones(x.shape) == full and max(stages[node]) > depth[x]:
+                found.add(x)
+    return found

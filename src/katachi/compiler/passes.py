@@ -1,0 +1,81 @@
+"""THE list of passes. Each maps a program's outputs to equivalent outputs; `verify` holds before and after each.
+
+Nodes are immutable, so a pass rebuilds what it changes, and what nothing refers to any more is gone: there is no pass for
+dead nodes. On the reference device a pass must not change a single bit, so exact algebra only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from katachi.graph.node import Node, toposort
+from katachi.graph.primitives import MARKS, RULES
+
+Outputs = Sequence[Node]
+
+
+def forget_marks(outputs: Outputs) -> list[Node]:
+    """Drop what only told differentiation apart, and movements that move nothing."""
+
+    def simpler(node: Node) -> Node:
+        if node.primitive in MARKS:
+            return node.inputs[0]
+        if node.primitive in ("reshape", "broadcast_in_dim", "slice") and node.shape == node.inputs[0].shape:
+            return node.inputs[0]
+        return node
+
+    return _rewrite(outputs, simpler)
+
+
+def merge(outputs: Outputs) -> list[Node]:
+    """Equal nodes with equal inputs become one."""
+    known: dict[object, Node] = {}
+
+    def once(node: Node) -> Node:
+        if node.primitive == "input":
+            return node
+        key = (node.primitive, node.inputs, tuple(node.attrs.items()), node.aval.shape, node.aval.dtype, node.aval.device)
+        if node.primitive == "constant":
+            key = (*key, repr(node.attrs["value"]))  # 0.0 == -0.0, and True == 1
+        return known.setdefault(key, node)
+
+    return _rewrite(outputs, once)
+
+
+PASSES: list[tuple[str, Callable[[Outputs], list[Node]]]] = [
+    ("forget marks", forget_marks),
+    ("merge equal nodes", merge),
+]
+
+
+def optimise(outputs: Outputs, check: bool = False) -> list[Node]:
+    """All passes in order; with `check`, each result is verified."""
+    result = list(outputs)
+    for name, run in PASSES:
+        result = run(result)
+        if check:
+            verify(result, name)
+    return result
+
+
+def verify(outputs: Outputs, after: str = "tracing") -> None:
+    """Every node's type follows from its rule, and inputs come first; raises AssertionError naming the pass."""
+    for node in toposort(list(outputs)):
+        assert all(x.serial < node.serial for x in node.inputs), f"after {after}: {node!r} precedes an input"
+        if node.primitive != "input":
+            shape, dtype = RULES[node.primitive](*[x.aval for x in node.inputs], **node.attrs)
+            assert (shape, dtype) == (node.shape, node.dtype), f"after {after}: {node!r} should be {dtype} {shape}"
+
+
+def _rewrite(outputs: Outputs, change: Callable[[Node], Node]) -> list[Node]:
+    """Apply `change` to every node, inputs first; a node whose inputs changed is rebuilt before."""
+    new: dict[Node, Node] = {}
+    for node in toposort(list(outputs)):
+        inputs = tuple(new[x] for x in node.inputs)
+        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            rebuilt = Node(node.primitive, inputs, node.attrs, node.aval)
+            rebuilt.site, rebuilt.serial = node.site, node.serial  # it takes the old one's place in the order
+        else:
+            rebuilt = node
+        new[node] = change(rebuilt)
+    return [new[n] for n in outputs]

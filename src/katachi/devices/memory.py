@@ -1,0 +1,71 @@
+"""Buffers: the memory of computed values, counted, aligned, and reused because fresh pages are slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+ALIGNMENT = 64
+_KEEP_BYTES = 1 << 28  # of freed blocks, so that a loop's buffers come back warm
+
+
+class Usage:
+    """Bytes held by live buffers, now and at the most."""
+
+    live = 0
+    peak = 0
+
+
+_free: dict[int, list[Array]] = {}
+_kept = 0
+
+
+class Buffer:
+    """A C-contiguous array that holds one value. `pinned`: somebody outside sees the memory, so never write to it again."""
+
+    __slots__ = ("__weakref__", "_block", "address", "array", "pinned")
+
+    array: Array
+    address: int
+
+    def __init__(self, array: Array, block: Array | None = None, address: int | None = None) -> None:
+        self.array, self._block, self.pinned = array, block, False
+        self.address = array.__array_interface__["data"][0] if address is None else address
+        Usage.live += array.nbytes
+        Usage.peak = max(Usage.peak, Usage.live)
+
+    def __del__(self) -> None:
+        global _kept
+        Usage.live -= self.array.nbytes
+        block = self._block
+        if block is not None and not self.pinned and _kept + block.nbytes <= _KEEP_BYTES:
+            _free.setdefault(block.nbytes, []).append(block)
+            _kept += block.nbytes
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
+    """An aligned buffer with unspecified contents."""
+    global _kept
+    size = dtype.itemsize
+    for n in shape:
+        size *= n
+    size = (size + 2 * ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT  # one unit more, to align within
+    spare = _free.get(size)
+    if spare:
+        block = spare.pop()
+        _kept -= size
+    else:
+        block = np.empty(size, np.uint8)
+    start = block.__array_interface__["data"][0]
+    skip = -start % ALIGNMENT
+    return Buffer(np.ndarray(shape, dtype, block, skip), block, start + skip)
+
+
+def copy(array: Array) -> Buffer:
+    """A buffer with the contents of any array."""
+    buffer = allocate(array.shape, array.dtype)
+    buffer.array[...] = array
+    return buffer

@@ -1,0 +1,135 @@
+"""What a user applies to functions: grad, value_and_grad, vjp, jvp; and gradients of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from katachi.errors import GradientError
+from katachi.tensor import differentiate
+from katachi.tensor.elementwise import TRACK
+from katachi.tensor.tensor import Tensor
+from katachi.tensor.trace import apply
+
+
+def gradients(
+    output: Any, inputs: Iterable[Any], *, retain_graph: bool = False, create_graph: bool = False
+) -> dict[Any, Any]:
+    """A store {input: gradient of the scalar output}. `.grad` is left alone; `optimizer.step(store)` drains it.
+
+    Raises GradientError for a constant output, and for an input that the output does not depend on.
+
+    >>> import katachi as kt
+    >>> v = kt.variable([3.0]); kt.gradients((v * v).sum(), [v])[v].tolist()
+    [6.0]
+    """
+    wanted = list(inputs)
+    for x in (output, *wanted):
+        _variable_needed("gradients", x)
+    _, found = differentiate.gradients([output], [None], wanted, retain_graph, create_graph)
+    for i, g in enumerate(found):
+        if g is None:
+            raise GradientError(f"gradients: the output does not depend on input {i}, {wanted[i]._aval!r}")
+    return dict(zip(wanted, found, strict=True))
+
+
+def _variable_needed(what: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise GradientError(f"{what}: needs tensors, got {type(x).__name__}")
+    if not x._aval.tracked:
+        raise GradientError(f"{what}: needs variables, but this {x._aval!r} is a constant; x.unfreeze() makes one of it")
+
+
+def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
+    """A function that gives f's scalar result and its gradient with respect to the positional arguments `argnums`.
+
+    The arguments are variables within f; the results are constants unless f's arguments or what it captures are not.
+    Raises GradientError when the result does not depend on an argument.
+
+    >>> import katachi as kt
+    >>> y, g = kt.value_and_grad(lambda x: x * x)(kt.tensor(3.0)); y.item(), g.item()
+    (9.0, 6.0)
+    """
+    places = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        inside, wanted = _track("grad", args, places)
+        y = f(*inside, **kwargs)
+        if not isinstance(y, Tensor) or not y._aval.tracked:
+            raise GradientError("grad: the function's result is a constant: it does not depend on its variables")
+        (value,), found = differentiate.gradients([y], [None], wanted, retain_graph=True, dissolve=True)
+        for place, g in zip(places, found, strict=True):
+            if g is None:
+                raise GradientError(f"grad: the function's result does not depend on argument {place}")
+        return value, found[0] if isinstance(argnums, int) else tuple(found)
+
+    return run
+
+
+def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
+    """The gradient of a scalar function, as a function; it can be differentiated again.
+
+    >>> import katachi as kt
+    >>> kt.grad(kt.grad(lambda x: x * x * x))(kt.tensor(2.0)).item()
+    12.0
+    """
+    both = value_and_grad(f, argnums)
+    return lambda *args, **kwargs: both(*args, **kwargs)[1]
+
+
+def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[..., Any]]:
+    """f's result and the function that pulls a cotangent of it back to the arguments (one, or a tuple for several).
+
+    >>> import katachi as kt
+    >>> y, pull = kt.vjp(lambda x: x * x, kt.tensor([1.0, 2.0])); pull(kt.ones(2)).tolist()
+    [2.0, 4.0]
+    """
+    inside, wanted = _track("vjp", args, tuple(range(len(args))))
+    y = f(*inside)
+    if not isinstance(y, Tensor) or not y._aval.tracked:
+        raise GradientError("vjp: the function's result is a constant: it does not depend on its variables")
+
+    def pull(cotangent: Any) -> Any:
+        _, found = differentiate.gradients([y], [cotangent], wanted, retain_graph=True, dissolve=True)
+        full = [_zeros_like(x) if g is None else g for x, g in zip(args, found, strict=True)]
+        return full[0] if len(full) == 1 else tuple(full)
+
+    return y, pull
+
+
+def jvp(f: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """f's result and its derivative along `tangents`, one an argument.
+
+    >>> import katachi as kt
+    >>> y, t = kt.jvp(lambda x: x * x, (kt.tensor(3.0),), (kt.tensor(1.0),)); t.item()
+    6.0
+    """
+    if len(args) != len(tangents):
+        raise GradientError(f"jvp: {len(args)} arguments need as many tangents, got {len(tangents)}")
+    for x, t in zip(args, tangents, strict=True):
+        if x.shape != t.shape or x.dtype is not t.dtype:
+            raise GradientError(f"jvp: the tangent of {x._aval!r} must be like it, got {t._aval!r}")
+    inside, wanted = _track("jvp", args, tuple(range(len(args))))
+    y = f(*inside)
+    if not isinstance(y, Tensor):
+        raise GradientError(f"jvp: the function must return a tensor, got {type(y).__name__}")
+    value, tangent = differentiate.jvp([y], wanted, tangents)
+    return value, tangent
+
+
+def _track(what: str, args: tuple[Any, ...], places: tuple[int, ...]) -> tuple[list[Any], list[Any]]:
+    """The arguments with those at `places` made variable for this purpose, and these alone."""
+    inside = list(args)
+    for i in places:
+        x = args[i] if -len(args) <= i < len(args) else None
+        if not isinstance(x, Tensor) or not x.dtype.is_floating:
+            found = x._aval if isinstance(x, Tensor) else type(x).__name__
+            raise GradientError(f"{what}: argument {i} must be a floating-point tensor, got {found}")
+        inside[i] = apply(TRACK, (x,))
+    return inside, [inside[i] for i in places]
+
+
+def _zeros_like(x: Any) -> Any:
+    from katachi.tensor.creation import zeros_like
+
+    return zeros_like(x)

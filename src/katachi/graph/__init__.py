@@ -1,0 +1,1 @@
+"""What is computed: nodes, primitives with their shape and dtype rules, dtypes, sizes."""

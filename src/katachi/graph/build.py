@@ -1,0 +1,95 @@
+"""Short names for making nodes, for the rooms that write formulas: derivatives, composed operations, optimisers."""
+
+from __future__ import annotations
+
+from katachi.graph.dtypes import DType
+from katachi.graph.node import Node
+from katachi.graph.primitives import constant, make
+from katachi.graph.sizes import Shape, broadcast, is_one
+
+
+def full(value: float, shape: Shape, dtype: DType, device: str) -> Node:
+    """A constant of any shape."""
+    return spread(constant(value, dtype, device), shape)
+
+
+def like(x: Node, value: float) -> Node:
+    """A constant shaped as x."""
+    return full(value, x.shape, x.dtype, x.device)
+
+
+def spread(x: Node, shape: Shape) -> Node:
+    """x broadcast to `shape` by NumPy's rule."""
+    if x.shape == shape:
+        return x
+    lead = len(shape) - len(x.shape)
+    return make("broadcast_in_dim", x, shape=shape, dims=tuple(range(lead, len(shape))))
+
+
+def level(*xs: Node) -> tuple[Node, ...]:
+    """The operands broadcast to one shape, which must exist."""
+    shape: Shape = ()
+    for x in xs:
+        common = broadcast(shape, x.shape)
+        assert common is not None
+        shape = common
+    return tuple(spread(x, shape) for x in xs)
+
+
+def add(a: Node, b: Node) -> Node:
+    return make("add", *level(a, b))
+
+
+def subtract(a: Node, b: Node) -> Node:
+    return make("subtract", *level(a, b))
+
+
+def multiply(a: Node, b: Node) -> Node:
+    return make("multiply", *level(a, b))
+
+
+def divide(a: Node, b: Node) -> Node:
+    return make("divide", *level(a, b))
+
+
+def scale(x: Node, factor: float) -> Node:
+    return make("multiply", x, like(x, factor))
+
+
+def shift(x: Node, by: float) -> Node:
+    return make("add", x, like(x, by))
+
+
+def compare(a: Node, direction: str, b: Node) -> Node:
+    return make("compare", *level(a, b), direction=direction)
+
+
+def select(which: Node, yes: Node, no: Node) -> Node:
+    return make("select", *level(which, yes, no))
+
+
+def convert(x: Node, dtype: DType) -> Node:
+    return x if x.dtype is dtype else make("convert", x, dtype=dtype)
+
+
+def reshape(x: Node, shape: Shape) -> Node:
+    return x if x.shape == shape else make("reshape", x, shape=shape)
+
+
+def transpose(x: Node, permutation: tuple[int, ...]) -> Node:
+    return x if permutation == tuple(range(len(x.shape))) else make("transpose", x, permutation=permutation)
+
+
+def reduce(primitive: str, x: Node, axes: tuple[int, ...], keepdims: bool = False) -> Node:
+    """A reduction; no axes, no node."""
+    out = make(primitive, x, axes=axes) if axes else x
+    if keepdims and axes:
+        out = reshape(out, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+    return out
+
+
+def unspread(x: Node, shape: Shape) -> Node:
+    """x summed back to the shape that `spread` broadcast it from."""
+    lead = len(x.shape) - len(shape)
+    ones = tuple(i + lead for i, n in enumerate(shape) if is_one(n) and not is_one(x.shape[i + lead]))
+    return reshape(reduce("reduce_sum", x, (*range(lead), *ones)), shape)

@@ -1,0 +1,89 @@
+"""What the graph is made of: immutable nodes, compared by identity, each with an interned type."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from katachi.graph.dtypes import DType
+from katachi.graph.site import origin
+from katachi.graph.sizes import Shape
+
+
+class Aval:
+    """What is known of a value before it is computed. Interned by `aval`, so equal means identical."""
+
+    __slots__ = ("device", "dtype", "shape", "tracked")
+
+    shape: Shape
+    dtype: DType
+    device: str
+    tracked: bool
+
+    def __repr__(self) -> str:
+        return f"{self.dtype.name}{list(self.shape)}"
+
+
+_avals: dict[tuple[Shape, DType, str, bool], Aval] = {}
+
+
+def aval(shape: Shape, dtype: DType, device: str, tracked: bool) -> Aval:
+    """The one Aval with these properties."""
+    key = (shape, dtype, device, tracked)
+    found = _avals.get(key)
+    if found is None:
+        found = Aval()
+        found.shape, found.dtype, found.device, found.tracked = key
+        found = _avals.setdefault(key, found)
+    return found
+
+
+_serial = itertools.count()
+
+
+class Node:
+    """One primitive applied to earlier nodes. `serial` grows with every node, so it orders any graph topologically."""
+
+    __slots__ = ("__weakref__", "attrs", "aval", "inputs", "primitive", "serial", "site")
+
+    primitive: str
+    inputs: tuple[Node, ...]
+    attrs: Mapping[str, Any]
+    aval: Aval
+    site: object  # the user's line, see graph/site.py
+
+    def __init__(self, primitive: str, inputs: tuple[Node, ...], attrs: Mapping[str, Any], aval: Aval) -> None:
+        self.primitive, self.inputs, self.attrs, self.aval = primitive, inputs, attrs, aval
+        self.site, self.serial = origin.site, next(_serial)
+
+    @property
+    def shape(self) -> Shape:
+        return self.aval.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.aval.dtype
+
+    @property
+    def device(self) -> str:
+        return self.aval.device
+
+    @property
+    def tracked(self) -> bool:
+        return self.aval.tracked
+
+    def __repr__(self) -> str:
+        return f"%{self.serial}:{self.primitive} {self.aval!r}"
+
+
+def toposort(outputs: tuple[Node, ...] | list[Node]) -> list[Node]:
+    """Every node that `outputs` need, inputs first, in the order in which they were made."""
+    seen: set[Node] = set()
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(node.inputs)
+    return sorted(seen, key=lambda n: n.serial)

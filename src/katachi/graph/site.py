@@ -1,0 +1,41 @@
+"""Where in the user's code something was asked for: a code object and an instruction offset, resolved when asked."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from types import CodeType, FrameType
+
+Site = tuple[CodeType, int]
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class Origin(threading.local):
+    """The site that nodes made by this thread get."""
+
+    site: Site | None = None
+
+
+origin = Origin()
+
+
+def frames(frame: FrameType | None) -> tuple[Site, ...]:
+    """The sites from `frame` outwards to the first one that is not katachi's own."""
+    out: list[Site] = []
+    while frame is not None:
+        out.append((frame.f_code, frame.f_lasti))
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            break
+        frame = frame.f_back
+    return tuple(out)
+
+
+def describe(site: object) -> str:
+    """`file.py:12`, or nothing known."""
+    if not isinstance(site, tuple):
+        return "an unknown line"
+    code, offset = site
+    line = next(itertools.islice(code.co_positions(), offset // 2, None), (None,))[0]
+    return f"{code.co_filename}:{line}"

@@ -1,0 +1,49 @@
+"""Arithmetic on shapes. Rules go through these few functions and plain `+ - * //`, never through `int()` or `if n:`,
+so that a symbolic size, which is not an int, can pass through them as well."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+Size: TypeAlias = int
+Shape: TypeAlias = tuple[Size, ...]
+
+
+def same(a: Size, b: Size) -> bool:
+    """Whether two sizes are equal."""
+    return a == b
+
+
+def is_one(n: Size) -> bool:
+    """Whether an axis of this size broadcasts."""
+    return n == 1
+
+
+def count(shape: Shape) -> Size:
+    """Number of elements."""
+    n: Size = 1
+    for s in shape:
+        n = n * s
+    return n
+
+
+def broadcast(a: Shape, b: Shape) -> Shape | None:
+    """The common shape by NumPy's rule, or None where there is none."""
+    if a == b:
+        return a
+    if len(a) < len(b):
+        a, b = b, a
+    out = list(a)
+    for i in range(1, len(b) + 1):
+        x, y = a[-i], b[-i]
+        if same(x, y) or is_one(y):
+            continue
+        if not is_one(x):
+            return None
+        out[-i] = y
+    return tuple(out)
+
+
+def window_count(size: Size, window: Size, stride: Size, low: Size, high: Size, dilation: Size = 1) -> Size:
+    """How many windows fit along an axis that is padded by `low` and `high`."""
+    return (size + low + high - (dilation * (window - 1) + 1)) // stride + 1

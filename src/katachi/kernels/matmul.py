@@ -1,0 +1,380 @@
+"""The matmul template: any strides, any batch, one micro-kernel for all.
+
+A task is a block of the result. Its tiles of MR rows and up to NV vectors of columns stay in registers while a block of K
+passes. A is read where it lies, B as well if its rows are contiguous; otherwise a kernel before it packs B into panels of
+one tile's width. Masks guard the last columns; rows beyond the last repeat row 0 and are not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from katachi.graph.node import Node
+from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
+from katachi.kernels.lower import INDEX, ZERO, Index, combine, ones_apart, strides
+
+K_BLOCK = 512
+OUTER = 4  # loops around a matrix product: batch axes and free axes that do not melt into one
+ALONE = 40**3  # multiplications: below, one thread is faster
+_NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "brs", "bcs", "ldc", "panel", "rows", "columns",
+          *(f"{kind}{i}" for i in range(OUTER) for kind in ("size", "astep", "bstep", "cstep")))  # fmt: skip
+
+
+class Product(NamedTuple):
+    """The key of a compiled template: nothing but the dtype and which of its two kernels."""
+
+    dtype: str
+    part: str  # "multiply" or "pack"
+
+
+class Problem(NamedTuple):
+    """One dot_general in numbers: three sizes and the steps between neighbours, and loops around."""
+
+    a: Node
+    b: Node
+    offsets: tuple[int, int]
+    m: tuple[int, int, int]  # size, step in a, step in the result
+    n: tuple[int, int, int]  # size, step in b, step in the result
+    k: tuple[int, int, int]  # size, step in a, step in b
+    outer: list[tuple[int, int, int, int]]  # size, steps in a, b and the result
+
+
+def base(node: Node) -> Node:
+    """The value in memory of which an operand is a view."""
+    while node.primitive in ("transpose", "broadcast_in_dim", "reshape"):
+        mixes = node.primitive == "reshape" and ones_apart(node.inputs[0].shape, node.shape) is None
+        node = node.inputs[0]
+        if mixes:
+            break
+    return node
+
+
+def _flat(node: Node, at: tuple[Index, ...]) -> Index:
+    """Where in its base an element of a view lies."""
+    while node.primitive in ("transpose", "broadcast_in_dim", "reshape"):
+        operand = INDEX[node.primitive](node, at)
+        if operand is None:  # a reshape of what is in memory
+            break
+        node, at = node.inputs[0], operand
+    return combine(*zip(strides(node.shape), at, strict=True))
+
+
+def _melt(loops: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Loops (size, steps...), outermost first, with neighbours made one where all steps agree."""
+    out: list[tuple[int, ...]] = []
+    for size, *steps in loops:
+        if size == 1:
+            continue
+        if out and all(before == step * size for before, step in zip(out[-1][1:], steps, strict=True)):
+            out[-1] = (out[-1][0] * size, *steps)
+        else:
+            out.append((size, *steps))
+    return out
+
+
+def analyse(node: Node) -> Problem | None:
+    """The numbers of a dot_general, or None where its axes are too tangled for the template."""
+    a, b = node.inputs
+    (ab, bb), (ak, bk) = node.attrs["batch"], node.attrs["contract"]
+    variables: dict[tuple[str, int], int] = {}
+    for i, (x, y) in enumerate(zip(ab, bb, strict=True)):
+        variables["a", x] = variables["b", y] = i
+    shift = len(ab)
+    for i, (x, y) in enumerate(zip(ak, bk, strict=True)):
+        variables["a", x] = variables["b", y] = shift + i
+    am = [i for i in range(len(a.shape)) if ("a", i) not in variables]
+    bn = [i for i in range(len(b.shape)) if ("b", i) not in variables]
+    shift += len(ak)
+    for i, key in enumerate([*(("a", i) for i in am), *(("b", i) for i in bn)]):
+        variables[key] = shift + i
+
+    def index(name: str, x: Node) -> tuple[Index, ...]:
+        return tuple(ZERO if n == 1 else (0, ((variables[name, i], 1),)) for i, n in enumerate(x.shape))
+
+    (a_offset, a_terms), (b_offset, b_terms) = _flat(a, index("a", a)), _flat(b, index("b", b))
+    left, right = dict(a_terms), dict(b_terms)
+    steps = strides(node.shape)
+    batch = [(a.shape[x], left.get(i, 0), right.get(i, 0), steps[i]) for i, x in enumerate(ab)]
+    k = _melt([(a.shape[x], left.get(variables["a", x], 0), right.get(variables["a", x], 0)) for x in ak])
+    m = _melt([(a.shape[x], left.get(variables["a", x], 0), steps[len(ab) + i]) for i, x in enumerate(am)])
+    n = _melt([(b.shape[x], right.get(variables["b", x], 0), steps[len(ab) + len(am) + i]) for i, x in enumerate(bn)])
+    outer = _melt(
+        batch + [(s, x, 0, z) for s, x, z in m[:-1]] + [(s, 0, y, z) for s, y, z in n[:-1]]  # type: ignore[misc]
+    )
+    if len(k) > 1 or len(outer) > OUTER:
+        return None
+    one = (1, 0, 0)
+    return Problem(
+        base(a),
+        base(b),
+        (a_offset, b_offset),
+        m[-1] if m else one,
+        n[-1] if n else one,
+        k[-1] if k else one,
+        outer,  # type: ignore[arg-type]
+    )
+
+
+def suits(node: Node) -> bool:
+    """Whether the template computes this dot_general."""
+    return node.dtype.name in ("float32", "float64") and analyse(node) is not None
+
+
+_scratch = np.empty(0, np.uint8)
+
+
+def _scratch_of(size: int) -> np.ndarray[Any, Any]:
+    """Memory for packed panels, shared by all programs: one runs at a time."""
+    global _scratch
+    if _scratch.nbytes < size + 64:
+        _scratch = np.empty(size + 64, np.uint8)
+    return _scratch
+
+
+def tile(target: Target) -> tuple[int, int]:
+    """Rows and vectors of the register tile."""
+    return (
+        (6, 2)
+        if target.bits == 256 and target.arch == "x86_64"
+        else (4, 2)
+        if target.arch == "x86_64" and target.bits == 128
+        else (8, 3)
+    )
+
+
+def lower_matmul(
+    node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target
+) -> tuple[list[tuple[Product, list[int], int]], object]:
+    """The steps (key, parameters, tasks) of one dot_general, and what must stay alive with them."""
+    p = analyse(node)
+    assert p is not None, node
+    mr, nv = tile(target)
+    dtype, itemsize = node.dtype.name, node.dtype.itemsize
+    width = nv * target.lanes(SCALARS[dtype])
+    (m, ars, ldc), (n, bcs, _), (k, acs, brs) = p.m, p.n, p.k
+    outer = p.outer + [(1, 0, 0, 0)] * (OUTER - len(p.outer))
+    repeats = 1
+    for size, *_ in outer:
+        repeats *= size
+    if m * n * repeats == 0:
+        return [], None
+
+    high, wide = m, -(-n // width) * width
+    if threads > 1 and m * n * max(k, 1) * repeats >= ALONE:
+        across = max(96 // width, 1) * width
+        for high, wide in ((48, across), (48, width), (24, width), (16, width), (mr, width)):
+            if -(-m // high) * -(-n // wide) * repeats >= 4 * threads:
+                break
+    tasks = -(-m // high) * -(-n // wide) * repeats
+    common = {
+        "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m, "n": n,
+        "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "panel": 0, "rows": high, "columns": wide,
+    }  # fmt: skip
+    for i, (size, *steps) in enumerate(outer):
+        common[f"size{i}"] = size
+        common.update(zip((f"astep{i}", f"bstep{i}", f"cstep{i}"), steps, strict=True))
+    multiply = Product(dtype, "multiply")
+    if bcs == 1 or n == 1 or k == 0:
+        return [(multiply, [common[name] for name in _NAMES], tasks)], None
+
+    panels, moving = -(-n // width), any(b for _, _, b, _ in p.outer)
+    copies = repeats if moving else 1
+    each = panels * width * k
+    memory = _scratch_of(copies * each * itemsize)
+    address = memory.__array_interface__["data"][0]
+    pack = {**common, "panel": address + -address % 64}
+    if not moving:
+        pack.update({f"size{i}": 1 for i in range(OUTER)})
+    packed = dict(common, panel=pack["panel"], brs=width, bcs=1, b_offset=0)
+    step = each if moving else 0
+    for i in range(OUTER - 1, -1, -1):
+        packed[f"bstep{i}"] = step
+        step *= common[f"size{i}"]
+    return [
+        (Product(dtype, "pack"), [pack[name] for name in _NAMES], copies * panels),
+        (multiply, [packed[name] for name in _NAMES], tasks),
+    ], memory
+
+
+def write_product(product: Product, name: str, target: Target, declared: set[str]) -> str:
+    """The text of a template's kernel with its parts."""
+    scalar = SCALARS[product.dtype]
+    lanes = target.lanes(scalar)
+    mr, nv = tile(target)
+    head = f"define void @{name}(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
+    b = Builder(head, declared)
+    base_pointer = b.value("ptr", 1, "%parameters")
+    v = {key: b.load("i64", b.place("i64", base_pointer, i)) for i, key in enumerate(_NAMES)}
+    if product.part == "pack":
+        _write_pack(b, v, scalar, lanes, nv)
+        return b.text()
+    micros = [_write_micro(f"{name}.tile{i}", scalar, lanes, mr, i, declared) for i in range(1, nv + 1)]
+    _write_multiply(b, v, name, scalar, lanes, mr, nv)
+    return "\n".join([*micros, b.text()])
+
+
+def _row(b: Builder, row: Value) -> Value:
+    return b.load("ptr", b.place("i64", b.value("ptr", 1, "%table"), row))
+
+
+def _remainder(b: Builder, x: Value, size: Value) -> tuple[Value, Value]:
+    """x // size and x % size."""
+    quotient = x / size
+    return quotient, x - quotient * size
+
+
+def _around(b: Builder, v: dict[str, Value], place: Value, kinds: Sequence[str]) -> list[Value]:
+    """The offsets of one iteration of the outer loops."""
+    sums = [b.const("i64", 0) for _ in kinds]
+    for i in range(OUTER - 1, -1, -1):
+        place, at = _remainder(b, place, v[f"size{i}"])
+        sums = [s + at * v[f"{kind}{i}"] for s, kind in zip(sums, kinds, strict=True)]
+    return sums
+
+
+def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lanes: int, mr: int, nv: int) -> None:
+    width = lanes * nv
+    down = (v["m"] + v["rows"] - 1) / v["rows"]
+    along = (v["n"] + v["columns"] - 1) / v["columns"]
+    rest, i_task = _remainder(b, b.value("i64", 1, "%task"), down)
+    rest, j_task = _remainder(b, rest, along)
+    a_off, b_off, c_off = _around(b, v, rest, ("astep", "bstep", "cstep"))
+    packed = v["panel"].ne(0)
+    a = b.place(scalar, _row(b, v["a"]), v["a_offset"] + a_off)
+    panel = b.op("ptr", 1, f"inttoptr i64 {v['panel']} to ptr")
+    right = b.place(scalar, b.select(packed, panel, _row(b, v["b"])), v["b_offset"] + b_off)
+    c = b.place(scalar, _row(b, v["c"]), c_off)
+    i0, j0 = i_task * v["rows"], j_task * v["columns"]
+    i1, j1 = b.smin(i0 + v["rows"], v["m"]), b.smin(j0 + v["columns"], v["n"])
+    # a packed panel is `width` columns apart by k rows of them; in place, neighbours are one apart
+    j_step = b.select(packed, v["k"], b.const("i64", 1))
+    at_least_once = b.select(v["k"] > 0, v["k"], b.const("i64", 1))
+    with b.loop(b.const("i64", 0), at_least_once, K_BLOCK) as p:
+        k = b.smin(v["k"] - p, K_BLOCK)
+        a_block = b.place(scalar, a, p * v["acs"])
+        b_block = b.place(scalar, right, p * v["brs"])
+        with b.loop(j0, j1, width) as j:
+            columns = b.smin(j1 - j, width)
+            b_tile = b.place(scalar, b_block, j * j_step)
+            with b.loop(i0, i1, mr) as i:
+                args = [
+                    b.place(scalar, a_block, i * v["ars"]), v["ars"], v["acs"], b_tile, v["brs"],
+                    b.place(scalar, c, i * v["ldc"] + j), v["ldc"], k, b.smin(i1 - i, mr), columns, p,
+                ]  # fmt: skip
+
+                def narrow(n: int, args: list[Value] = args, columns: Value = columns) -> None:
+                    def call() -> None:
+                        b.do(f"call void @{name}.tile{n}({', '.join(x.typed for x in args)})")
+
+                    if n == 1:
+                        call()
+                    else:
+                        b.either(columns > (n - 1) * lanes, call, lambda: narrow(n - 1))
+
+                narrow(nv)
+    b.do("ret void")
+
+
+def _write_micro(name: str, scalar: str, lanes: int, mr: int, nv: int, declared: set[str]) -> str:
+    """c[mr, nv * lanes] = (c if `add` is not zero) + a @ b."""
+    arguments = "ptr %a, i64 %ars, i64 %acs, ptr %b, i64 %brs, ptr %c, i64 %ldc, i64 %k, i64 %m, i64 %n, i64 %add"
+    b = Builder(f"define internal void @{name}({arguments}) noinline", declared)
+    a, right, c = (b.value("ptr", 1, x) for x in ("%a", "%b", "%c"))
+    ars, acs, brs, ldc, k, m, n, add = (
+        b.value("i64", 1, x) for x in ("%ars", "%acs", "%brs", "%ldc", "%k", "%m", "%n", "%add")
+    )
+    zero = b.const("i64", 0)
+    sums = [[b.variable(b.const(scalar, 0.0, lanes)) for _ in range(nv)] for _ in range(mr)]
+    rows = [a] + [b.place(scalar, a, b.select(m > i, ars * i, zero)) for i in range(1, mr)]
+    masks = [b.lanes_iota(lanes) < b.splat(n - j * lanes, lanes) for j in range(nv)]
+
+    def read(at: Value, j: int, full: bool) -> Value:
+        return b.load(scalar, b.place(scalar, at, j * lanes), lanes, None if full else masks[j])
+
+    def multiply(full: bool) -> None:
+        with b.loop(zero, k) as p:
+            row = b.place(scalar, right, p * brs)
+            vectors = [read(row, j, full) for j in range(nv)]
+            step = p * acs
+            for i in range(mr):
+                x = b.splat(b.load(scalar, b.place(scalar, rows[i], step)), lanes)
+                for j in range(nv):
+                    sums[i][j].set(b.fma(x, vectors[j], sums[i][j].get()))
+
+    def finish(full: bool) -> None:
+        def row(i: int) -> None:
+            at = b.place(scalar, c, ldc * i)
+
+            def more() -> None:
+                for j in range(nv):
+                    sums[i][j].set(sums[i][j].get() + read(at, j, full))
+
+            with b.when(add > 0):
+                more()
+            for j in range(nv):
+                b.store(sums[i][j].get(), b.place(scalar, at, j * lanes), None if full else masks[j])
+
+        for i in range(mr):
+            if full:
+                row(i)
+            else:
+                with b.when(m > i):
+                    row(i)
+
+    b.either(n >= nv * lanes, lambda: multiply(True), lambda: multiply(False))
+    b.either((n >= nv * lanes) & (m >= mr), lambda: finish(True), lambda: finish(False))
+    b.do("ret void")
+    return b.text()
+
+
+def _transposed(b: Builder, rows: list[Value]) -> list[Value]:
+    """A square of vectors, rows for columns: log2 rounds of interleaving."""
+    if len(rows) == 1:
+        return rows
+    n = rows[0].lanes
+    low = [x for i in range(n // 2) for x in (i, n + i)]
+    high = [x + n // 2 for x in low]
+    out = []
+    for even, odd in zip(_transposed(b, rows[0::2]), _transposed(b, rows[1::2]), strict=True):
+        out += [b.shuffle(even, odd, low), b.shuffle(even, odd, high)]
+    return out
+
+
+def _write_pack(b: Builder, v: dict[str, Value], scalar: str, lanes: int, nv: int) -> None:
+    """One panel: k rows of a tile's width, zeros beyond the last column."""
+    width = lanes * nv
+    panels = (v["n"] + (width - 1)) / b.const("i64", width)
+    copy, panel = _remainder(b, b.value("i64", 1, "%task"), panels)
+    (offset,) = _around(b, v, copy, ("bstep",))
+    source = b.place(scalar, _row(b, v["b"]), v["b_offset"] + offset + panel * width * v["bcs"])
+    start = b.op("ptr", 1, f"inttoptr i64 {v['panel']} to ptr")
+    target = b.place(scalar, start, b.value("i64", 1, "%task") * v["k"] * width)
+    columns = b.smin(v["n"] - panel * width, width)
+    zero, k = b.const("i64", 0), v["k"]
+
+    def gathered(low: Value) -> None:
+        with b.loop(low, k) as p:
+            for j in range(0, width, lanes):
+                lane = b.lanes_iota(lanes) + j
+                at = b.place(scalar, b.place(scalar, source, p * v["brs"]), lane * v["bcs"])
+                value = b.load(scalar, at, lanes, lane < b.splat(columns, lanes))
+                b.store(value, b.place(scalar, target, p * width + j))
+
+    def by_squares() -> None:
+        whole = k & -lanes
+        with b.loop(zero, whole, lanes) as p, b.loop(zero, b.const("i64", width), lanes) as j:
+            rows = []
+            for i in range(lanes):
+                column = j + i
+                inside = column < columns  # others repeat column 0 and become zero
+                at = b.place(scalar, source, b.select(inside, column, zero) * v["bcs"] + p)
+                rows.append(b.select(inside, b.load(scalar, at, lanes), 0.0))
+            for i, row in enumerate(_transposed(b, rows)):
+                b.store(row, b.place(scalar, target, (p + i) * width + j))
+        gathered(whole)
+
+    b.either(v["brs"].eq(1), by_squares, lambda: gathered(zero))
+    b.do("ret void")

@@ -1,0 +1,241 @@
+"""One operation of the loop language in LLVM's terms, and the accumulations. Nothing here traps, whatever the values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from katachi.kernels.llvm_text import SCALARS, Builder, Value, Variable
+from katachi.kernels.loops import Instr
+from katachi.kernels.polynomials import FUNCTIONS
+
+UNSIGNED = frozenset(("bool", "uint8", "uint16", "uint32", "uint64"))
+_FLOATS = ("float32", "float64")
+WIDTH = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
+INFINITY = {  # the smallest and largest value of a signed type
+    **{t: (-(2 ** (w - 1)), 2 ** (w - 1) - 1) for t, w in WIDTH.items()},
+    "float": (-math.inf, math.inf),
+    "double": (-math.inf, math.inf),
+}
+
+_ORDER = {"EQ": ("eq", "eq", "oeq"), "NE": ("ne", "ne", "une"), "LT": ("slt", "ult", "olt"), "LE": ("sle", "ule", "ole"),
+          "GT": ("sgt", "ugt", "ogt"), "GE": ("sge", "uge", "oge")}  # fmt: skip
+
+
+def _compare(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+    direction, dtype = instr.extra
+    signed, unsigned, floating = _ORDER[direction]
+    return x.compare(unsigned if dtype in UNSIGNED else signed, floating, y)
+
+
+def _divide(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+    """Integers truncate; by zero gives zero. The divisors that would trap are replaced first."""
+    if x.is_float:
+        return x / y
+    zero = y.eq(0)
+    if instr.dtype in UNSIGNED:
+        return b.select(zero, 0, x / b.select(zero, 1, y))
+    minus = y.eq(-1)
+    safe = b.select(zero | minus, 1, y)
+    quotient = b.op(x.scalar, x.lanes, f"sdiv {x.typed}, {safe}")
+    return b.select(zero, 0, b.select(minus, -x, quotient))
+
+
+def _extreme(name: str) -> Callable[..., Value]:
+    """maximum or minimum; of floats NaN wins."""
+
+    def write(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+        if x.is_float:
+            return b.intrinsic(name, x, y)
+        return b.intrinsic(("u" if instr.dtype in UNSIGNED else "s") + name[:3], x, y)
+
+    return write
+
+
+def _abs(b: Builder, instr: Instr, x: Value) -> Value:
+    if x.is_float:
+        return b.intrinsic("fabs", x)
+    return x if instr.dtype in UNSIGNED else b.select(x < 0, -x, x)
+
+
+def _sign(b: Builder, instr: Instr, x: Value) -> Value:
+    if instr.dtype in UNSIGNED:
+        return b.select(x.eq(0), 0, b.literal(x, 1))
+    return b.select(x > 0, b.literal(x, 1), b.select(x < 0, b.literal(x, -1), x))
+
+
+def _shift(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+    fits = y.compare("ult", "", WIDTH[x.scalar])
+    return b.select(fits, x >> b.select(fits, y, 0), 0)
+
+
+def _convert(b: Builder, instr: Instr, x: Value) -> Value:
+    source, target = instr.extra, SCALARS[instr.dtype]
+    if instr.dtype == "bool":
+        return x.ne(0)
+    if source in _FLOATS:
+        if instr.dtype in _FLOATS:
+            return x.to("fpext" if target == "double" else "fptrunc", target)
+        return _to_integer(b, instr.dtype, x)
+    if instr.dtype in _FLOATS:
+        return x.to("uitofp" if source in UNSIGNED else "sitofp", target)
+    have, want = WIDTH[x.scalar], WIDTH[target]
+    return x.to("trunc" if want < have else "zext" if source in UNSIGNED else "sext", target)
+
+
+def _to_integer(b: Builder, dtype: str, x: Value) -> Value:
+    """Truncates. Out of range: what x86's instruction and C's narrowing make of it, on every machine."""
+    target = SCALARS[dtype]
+    if dtype == "uint64":
+        high = x >= 2.0**63
+        near = _checked(b, b.select(high, x - 2.0**63, x), "i64")
+        return near ^ b.select(high, b.const("i64", -(2**63), x.lanes), b.const("i64", 0, x.lanes))
+    return _checked(b, x, "i64" if dtype in ("int64", "uint32") else "i32").to("trunc", target)
+
+
+def _checked(b: Builder, x: Value, scalar: str) -> Value:
+    lowest = INFINITY[scalar][0]
+    inside = (x < -float(lowest)) & (x >= float(lowest))
+    return b.select(inside, b.select(inside, x, 0.0).to("fptosi", scalar), b.const(scalar, lowest, x.lanes))
+
+
+def _philox(b: Builder, instr: Instr, flat: Value, seed: Value, call: Value) -> Value:
+    """Word flat % 4 of block flat // 4, see the primitive's rule."""
+    low = 0xFFFFFFFF
+    block = flat >> 2
+    c = [block & low, block >> 32, call & low, call >> 32]
+    key = [seed & low, seed >> 32]
+    for _ in range(10):
+        p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [(p1 >> 32) ^ c[1] ^ key[0], p1 & low, (p0 >> 32) ^ c[3] ^ key[1], p0 & low]
+        key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+    odd = (flat & 1).ne(0)
+    upper, lower = b.select(odd, c[3], c[2]), b.select(odd, c[1], c[0])
+    return b.select((flat & 2).ne(0), upper, lower).to("trunc", "i32")
+
+
+_OPERATIONS: dict[str, Callable[..., Value]] = {
+    "add": lambda b, i, x, y: x + y,
+    "subtract": lambda b, i, x, y: x - y,
+    "multiply": lambda b, i, x, y: x * y,
+    "divide": _divide,
+    "maximum": _extreme("maximum"),
+    "minimum": _extreme("minimum"),
+    "and": lambda b, i, x, y: x & y,
+    "or": lambda b, i, x, y: x | y,
+    "xor": lambda b, i, x, y: x ^ y,
+    "shift_right_logical": _shift,
+    "abs": _abs,
+    "negate": lambda b, i, x: -x,
+    "sign": _sign,
+    "not": lambda b, i, x: x ^ -1,
+    "floor": lambda b, i, x: b.intrinsic("floor", x),
+    "compare": _compare,
+    "select": lambda b, i, c, x, y: b.select(c, x, y),
+    "convert": _convert,
+    "philox": _philox,
+}
+
+
+def operation(b: Builder, instr: Instr, args: Sequence[Value]) -> Value:
+    """The value of an instruction that neither loads, stores nor accumulates."""
+    function = FUNCTIONS.get(instr.name)
+    return function(b, *args) if function else _OPERATIONS[instr.name](b, instr, *args)
+
+
+class _Fold:
+    """sum, max or min over the lanes and iterations of a stage."""
+
+    def __init__(self, b: Builder, instr: Instr) -> None:
+        self.b, self.instr, self.scalar = b, instr, SCALARS[instr.dtype]
+        floating, unsigned = self.scalar in ("float", "double"), instr.dtype in UNSIGNED
+        sign = "f" if floating else "u" if unsigned else "s"
+        lowest, highest = (0, -1) if unsigned and not floating else INFINITY[self.scalar]
+        if instr.name == "sum":
+            self.first, self.across = 0.0, "fadd" if floating else "add"
+        else:
+            self.first = lowest if instr.name == "max" else highest
+            self.across = ("fmaximum" if instr.name == "max" else "fminimum") if floating else sign + instr.name
+
+    def start(self, lanes: int, mask: Value | None) -> Variable:
+        return self.b.variable(self.b.const(self.scalar, self.first, lanes))
+
+    def _both(self, x: Value, y: Value) -> Value:
+        if self.instr.name == "sum":
+            return x + y
+        return _extreme(self.instr.name + "imum")(self.b, self.instr, x, y)
+
+    def step(self, into: Variable, args: Sequence[Value], mask: Value | None) -> None:
+        old = into.get()
+        new = self._both(old, args[0])
+        into.set(new if mask is None else self.b.select(mask, new, old))
+
+    def read(self, slot: Variable) -> Value:
+        return slot.get()
+
+    def finish(self, slot: Variable) -> Value:
+        return self.b.reduce(self.across, slot.get())
+
+    def merge(self, parts: Sequence[Value]) -> Value:
+        out = parts[0]
+        for p in parts[1:]:
+            out = self._both(out, p)
+        return out
+
+
+class _Argmax:
+    """The first largest value and where it was; the first NaN beats everything."""
+
+    def __init__(self, b: Builder, instr: Instr) -> None:
+        self.b, self.unsigned, self.scalar = b, instr.dtype in UNSIGNED, SCALARS[instr.dtype]
+
+    def start(self, lanes: int, mask: Value | None) -> tuple[Variable, Variable]:
+        b = self.b
+        return b.variable(b.const(self.scalar, 0, lanes)), b.variable(b.const("i64", -1, lanes))
+
+    def step(self, into: tuple[Variable, Variable], args: Sequence[Value], mask: Value | None) -> None:
+        b = self.b
+        value, place = args
+        best, at = into[0].get(), into[1].get()
+        better = (at < 0) | value.compare("ugt" if self.unsigned else "sgt", "ogt", best)
+        if value.is_float:
+            better = better | (value.isnan() & (best.isnan() ^ 1))
+        if mask is not None:
+            better = better & mask
+        into[0].set(b.select(better, value, best))
+        into[1].set(b.select(better, place, at))
+
+    def read(self, slot: tuple[Variable, Variable]) -> tuple[Value, Value]:
+        return slot[0].get(), slot[1].get()
+
+    def finish(self, slot: tuple[Variable, Variable]) -> tuple[Value, Value]:
+        b, (best, at) = self.b, self.read(slot)
+        if best.lanes == 1:
+            return best, at
+        used = at >= 0
+        lowest = 0 if self.unsigned else INFINITY[self.scalar][0]
+        top = b.reduce(
+            "fmaximum" if best.is_float else "umax" if self.unsigned else "smax", b.select(used, best, lowest)
+        )
+        same = best.eq(top)
+        if best.is_float:
+            same = same | best.isnan()  # if one is, the largest is
+            same = same & (b.splat(top.isnan(), best.lanes) ^ best.isnan() ^ 1)
+        return top, b.reduce("umin", b.select(same & used, at, -1))  # -1 is the largest unsigned
+
+    def merge(self, parts: Sequence[tuple[Value, Value]]) -> Value:
+        b = self.b
+        best, at = parts[0]
+        for value, place in parts[1:]:  # all its places come later
+            better = (at < 0) | value.compare("ugt" if self.unsigned else "sgt", "ogt", best)
+            if value.is_float:
+                better = better | (value.isnan() & (best.isnan() ^ 1))
+            better = better & (place >= 0)
+            best, at = b.select(better, value, best), b.select(better, place, at)
+        return at
+
+
+def reduction(b: Builder, instr: Instr) -> Any:
+    """How an accumulation starts, steps and ends."""
+    return _Argmax(b, instr) if instr.name == "argmax" else _Fold(b, instr)

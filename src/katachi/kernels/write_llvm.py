@@ -1,0 +1,283 @@
+"""Kernels of the loop language as LLVM functions with explicit vectors.
+
+    void kernel(ptr parameters, ptr table, ptr status, i64 task, i64 thread)
+
+`table` holds the address of each value in memory; `status` is where a failed check leaves (report + 1, value, size).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
+from katachi.kernels.loops import ACCUMULATIONS, UNIT, Affine, Code
+from katachi.kernels.scalar_llvm import INFINITY, operation, reduction
+
+SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
+
+
+def write_kernel(code: Code, name: str, target: Target, declared: set[str]) -> str:
+    """The text of one function; what it calls is added to `declared`."""
+    b = Builder(f"define void @{name}{SIGNATURE}", declared)
+    _Writer(code, target, b).write()
+    return b.text()
+
+
+class _Writer:
+    def __init__(self, code: Code, target: Target, b: Builder) -> None:
+        self.code, self.target, self.b = code, target, b
+        self.starts = code.starts
+        self.at_depth: dict[int, list[int]] = {}
+        self.accumulations: list[list[int]] = [[] for _ in code.stages]
+        self.vector_loops = self._vector_loops()
+        self.varies: list[bool] = []  # along the vector loop
+        self.uses: dict[int, list[int]] = {}  # loop: the instructions whose place moves with it
+        for i, instr in enumerate(code.body):
+            varies = any(self.varies[a] for a in instr.args)
+            if instr.name in ACCUMULATIONS:
+                self.accumulations[instr.extra].append(i)
+                varies = code.vector_outer
+            else:
+                self.at_depth.setdefault(instr.where, []).append(i)
+            affine = _affine(instr)
+            if affine is not None:
+                varies = varies or any(loop in self.vector_loops for loop, _ in affine.loops)
+                varies = varies or any(self.varies[v] for v, _ in affine.values)
+                for loop, _ in affine.loops:
+                    self.uses.setdefault(loop, []).append(i)
+            self.varies.append(varies)
+        self.lanes = target.bits // 32
+        self.width = 1  # lanes of what is being written now
+        self.mask: Value | None = None  # which of them count
+        self.values: dict[int, Value] = {}
+        self.partial: dict[int, Value] = {}  # an instruction's place as far as the open loops determine it
+        self.parameters: dict[int, Value] = {}
+
+    def _vector_loops(self) -> set[int]:
+        code = self.code
+        if code.vector_outer:
+            return {code.outer - 1}
+        loops, at = set(), code.outer
+        for inner in code.stages:
+            at += inner
+            if inner:
+                loops.add(at - 1)
+        return loops
+
+    def write(self) -> None:
+        b, code = self.b, self.code
+        slots = set(range(code.loops + 2))
+        for instr in code.body:
+            affine = _affine(instr)
+            if affine is not None:
+                slots |= {affine.offset, *(s for _, s in affine.loops), *(s for _, s in affine.values)}
+            if instr.name in ("load", "store"):
+                slots.add(instr.extra[0])
+            elif instr.name == "number":
+                slots.add(instr.extra)
+            elif instr.name == "check":
+                slots.update(instr.extra)
+        base = b.value("ptr", 1, "%parameters")
+        for s in sorted(slots - {UNIT}):
+            self.parameters[s] = b.load("i64", b.place("i64", base, s))
+        if code.outer:
+            chunk = self.parameters[code.split_slot + 1]
+            self.first = b.value("i64", 1, "%task") * chunk
+            self.last = self.first + chunk
+        for i, instr in enumerate(code.body):
+            affine = _affine(instr)
+            if affine is None:
+                continue
+            start = self.parameters[affine.offset]
+            if instr.name != "index":
+                row = b.place("i64", b.value("ptr", 1, "%table"), self.parameters[instr.extra[0]])
+                start = b.place(SCALARS[instr.dtype], b.load("ptr", row), start)
+            self.partial[i] = start
+        self._outer(0)
+        b.do("ret void")
+
+    def _outer(self, depth: int) -> None:
+        if depth == self.code.outer:
+            self._stages()
+            return
+        self._instructions(depth)
+        b = self.b
+        high = self.parameters[depth]
+        mine = self.parameters[self.code.split_slot].eq(depth)
+        low = b.select(mine, self.first, b.const("i64", 0))
+        high = b.select(mine, b.smin(self.last, high), high)
+        self._loop(
+            depth, low, high, self.code.vector_outer and depth == self.code.outer - 1, lambda: self._outer(depth + 1)
+        )
+
+    def _stages(self) -> None:
+        loop = self.code.outer
+        for stage, inner in enumerate(self.code.stages):
+            self._instructions(self.starts[stage])
+            sums = self.accumulations[stage]
+            vector = inner > 0 and not self.code.vector_outer
+            masked = self.target.masks
+            slots = (
+                {i: reduction(self.b, self.code.body[i]).start(self.width, self.mask) for i in sums}
+                if not vector
+                else {}
+            )
+            wide = {i: reduction(self.b, self.code.body[i]).start(self.lanes, None) for i in sums} if vector else {}
+            if vector and not masked:
+                slots = {i: reduction(self.b, self.code.body[i]).start(1, None) for i in sums}
+            self._inner(stage, loop, inner, slots, wide)
+            for i in sums:
+                step = reduction(self.b, self.code.body[i])
+                parts = [step.finish(wide[i])] if vector else []
+                if i in slots:
+                    parts.append(step.read(slots[i]))
+                self.values[i] = step.merge(parts)
+            loop += inner
+
+    def _inner(self, stage: int, loop: int, left: int, slots: dict[int, Any], wide: dict[int, Any]) -> None:
+        depth = self.starts[stage] + self.code.stages[stage] - left
+        if depth > self.starts[stage]:
+            self._instructions(depth)
+        if left == 0:
+            for i in self.accumulations[stage]:
+                instr = self.code.body[i]
+                vector = self.code.stages[stage] > 0 and not self.code.vector_outer
+                into = wide[i] if vector and self.width > 1 else slots.get(i, wide.get(i))
+                args = [self.b.splat(self.values[a], self.width) for a in instr.args]
+                reduction(self.b, instr).step(into, args, self.mask)
+            return
+        vector = left == 1 and not self.code.vector_outer
+        self._loop(
+            loop, self.b.const("i64", 0), self.parameters[loop], vector,
+            lambda: self._inner(stage, loop + 1, left - 1, slots, wide),
+        )  # fmt: skip
+
+    def _loop(self, loop: int, low: Value, high: Value, vector: bool, inside: Any) -> None:
+        b = self.b
+        if not vector:
+            with b.loop(low, high) as i:
+                self._body(loop, i, 1 if not self.code.vector_outer else self.width, self.mask, inside, False)
+            return
+        whole = low + ((high - low) & -self.lanes)
+        with b.loop(low, whole, self.lanes) as i:
+            self._body(loop, i, self.lanes, None, inside, True)
+        if self.target.masks:
+            with b.when(whole < high):
+                rest = b.splat(high - whole, self.lanes)
+                self._body(loop, whole, self.lanes, b.lanes_iota(self.lanes) < rest, inside, True)
+        else:
+            with b.loop(whole, high) as i:
+                self._body(loop, i, 1, None, inside, True)
+
+    def _body(self, loop: int, i: Value, width: int, mask: Value | None, inside: Any, vector: bool) -> None:
+        """What is inside a loop, seen from iteration i on."""
+        saved = self.width, self.mask, dict(self.values), dict(self.partial)
+        self.width, self.mask = width, mask
+        for k in self.uses.get(loop, ()):
+            instr = self.code.body[k]
+            slot = dict(_affine(instr).loops)[loop]  # type: ignore[union-attr]
+            move = i if slot == UNIT else i * self.parameters[slot]
+            self.partial[k] = self._moved(k, self.partial[k], move)
+        inside()
+        self.width, self.mask, self.values, self.partial = saved
+
+    def _moved(self, k: int, place: Value, by: Value) -> Value:
+        instr = self.code.body[k]
+        return place + by if instr.name == "index" else self.b.place(SCALARS[instr.dtype], place, by)
+
+    def _instructions(self, depth: int) -> None:
+        for i in self.at_depth.get(depth, ()):
+            self.values[i] = self._instruction(i)
+
+    def _place(self, i: int) -> tuple[Value, bool]:
+        """Where an instruction reads or writes (or the integer it stands for), and whether that is the first of
+        consecutive places, one a lane."""
+        b, affine = self.b, _affine(self.code.body[i])
+        assert affine is not None
+        place, consecutive = self.partial[i], False
+        lanes = self.width if self.varies[i] else 1
+        for value, slot in affine.values:
+            place = self._moved(i, place, self.values[value] * self.parameters[slot])
+        for loop, slot in affine.loops:
+            if loop in self.vector_loops and lanes > 1:
+                if slot == UNIT and self.code.body[i].name != "index" and place.lanes == 1:
+                    consecutive = True
+                else:
+                    step = b.lanes_iota(lanes)
+                    if slot != UNIT:
+                        step = step * self.parameters[slot]
+                    place = self._moved(i, place, step)
+        return place, consecutive
+
+    def _instruction(self, i: int) -> Value:
+        b, instr = self.b, self.code.body[i]
+        scalar = SCALARS[instr.dtype]
+        if instr.name == "constant":
+            return b.const(scalar, instr.extra)
+        if instr.name == "number":
+            return self.parameters[instr.extra]
+        if instr.name == "argument":
+            at = b.place("i64", b.value("ptr", 1, "%parameters"), instr.extra)
+            return b.load(scalar, at)  # little-endian: the low bytes come first
+        if instr.name == "index":
+            return self._place(i)[0]
+        if instr.name == "load":
+            return self._load(i, scalar, self.values[instr.args[0]] if instr.args else None)
+        if instr.name == "store":
+            self._store(i, self.values[instr.args[0]])
+            return self.values[instr.args[0]]
+        if instr.name == "check":
+            return self._check(i)
+        lanes = self.width if self.varies[i] else 1
+        args = [b.splat(self.values[a], lanes) for a in instr.args]
+        return operation(b, instr, args)
+
+    def _load(self, i: int, scalar: str, mask: Value | None) -> Value:
+        b = self.b
+        place, consecutive = self._place(i)
+        if place.lanes == 1 and not consecutive:  # one value for all lanes
+            if mask is not None:
+                place = b.select(b.reduce("or", mask), place, b.value("ptr", 1, "%parameters"))
+            return b.load(scalar, place)
+        if self.mask is not None:
+            mask = self.mask if mask is None else b.splat(mask, self.width) & self.mask
+        elif mask is not None:
+            mask = b.splat(mask, self.width)
+        return b.load(scalar, place, self.width, mask)
+
+    def _store(self, i: int, value: Value) -> None:
+        b = self.b
+        place, consecutive = self._place(i)
+        if place.lanes == 1 and not consecutive:
+            b.store(value, place)
+        else:
+            b.store(b.splat(value, self.width), place, self.mask)
+
+    def _check(self, i: int) -> Value:
+        b, instr = self.b, self.code.body[i]
+        size, report = (self.parameters[s] for s in instr.extra)
+        index = self.values[instr.args[0]]
+        inside = index.compare("ult", "", size)
+        wrong = inside ^ 1
+        for mask in (
+            self.values[instr.args[1]] if len(instr.args) > 1 else None,
+            self.mask if index.lanes > 1 else None,
+        ):
+            if mask is not None:
+                wrong = b.splat(wrong, max(wrong.lanes, mask.lanes)) & mask
+        with b.when(b.reduce("or", wrong)):
+            status = b.value("ptr", 1, "%status")
+            won = b.name()
+            b.do(f"{won}.pair = cmpxchg ptr %status, i64 0, i64 {report + 1} seq_cst seq_cst")
+            b.do(f"{won} = extractvalue {{ i64, i1 }} {won}.pair, 1")
+            with b.when(b.value("i1", 1, won)):
+                seen = b.reduce("smax", b.select(wrong, b.splat(index, wrong.lanes), INFINITY["i64"][0]))
+                b.store(seen, b.place("i64", status, 1))
+                b.store(size, b.place("i64", status, 2))
+        return inside
+
+
+def _affine(instr: Any) -> Affine | None:
+    if instr.name == "index":
+        return instr.extra
+    return instr.extra[1] if instr.name in ("load", "store") else None

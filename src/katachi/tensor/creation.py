@@ -1,0 +1,218 @@
+"""New tensors, from values or from nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from katachi.devices import memory
+from katachi.errors import DTypeError, ShapeError
+from katachi.graph import build as b
+from katachi.graph.dtypes import DType, as_dtype, bool_, float32, int64
+from katachi.graph.node import Node, aval
+from katachi.graph.primitives import constant, make
+from katachi.tensor.handle import LEAF, Cell, Handle, handle
+from katachi.tensor.modes import check_device
+from katachi.tensor.operand import as_shape
+from katachi.tensor.trace import Op, apply, current, settle
+
+
+def as_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
+    """x as a NumPy array of a dtype katachi has: Python floats are float32, ints int64, arrays keep their own."""
+    if isinstance(x, Handle):
+        settle(x)
+        assert x._value is not None
+        array = x._value.array
+    elif isinstance(x, np.ndarray):
+        array = x
+    elif hasattr(x, "__array__") and not isinstance(x, np.generic):
+        array = np.asarray(x)
+    else:
+        try:
+            array = np.asarray(_plain(x))
+        except ValueError:
+            raise ShapeError(f"tensor: ragged nesting, rows differ in length: {_short(x)}") from None
+        except OverflowError:
+            raise DTypeError(f"tensor: an int in {_short(x)} does not fit int64") from None
+        typed = isinstance(x, np.generic) or (array.dtype.kind != "f" and array.dtype == np.int64)
+        if array.size == 0 and array.dtype == np.float64 and not isinstance(x, np.generic):
+            array = array.astype(np.float32)
+        elif array.dtype == np.float64 and not typed and not _holds_numpy(x):
+            array = array.astype(np.float32) if dtype is None else array
+    if array.dtype.kind in "OSUMmVc" and not _is_half(array):
+        raise DTypeError(f"tensor: cannot make a tensor of {_short(x)}: numbers and bools only, got {array.dtype}")
+    return array.astype((dtype or as_dtype(array.dtype)).numpy, copy=False)
+
+
+def _is_half(array: np.ndarray[Any, Any]) -> bool:
+    return array.dtype.name == "bfloat16"
+
+
+def _plain(x: Any) -> Any:
+    """Nested lists with tensors in them as nested lists of arrays."""
+    if isinstance(x, Handle):
+        return as_array(x)
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    return x
+
+
+def _holds_numpy(x: Any) -> bool:
+    if isinstance(x, (list, tuple)):
+        return any(_holds_numpy(v) for v in x[:1])
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def _short(x: Any) -> str:
+    text = repr(x)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def tensor(x: Any, dtype: Any = None, device: str | None = None) -> Any:
+    """A constant with a copy of a number, (nested) list, NumPy array or tensor.
+
+    Python floats become float32, ints int64; arrays keep their dtype. Raises DTypeError for anything but numbers and
+    bools, ShapeError for ragged lists.
+
+    >>> import katachi as kt
+    >>> kt.tensor([[1.0, 2.0]]).shape, kt.tensor([1, 2]).dtype
+    ((1, 2), katachi.int64)
+    """
+    from katachi.tensor.tensor import Tensor
+
+    array = as_array(x, as_dtype(dtype) if dtype is not None else None)
+    where = check_device(device) if device else x._aval.device if isinstance(x, Handle) else current().modes.device
+    return handle(Tensor, aval(array.shape, as_dtype(array.dtype), where, False), memory.copy(array))
+
+
+def leaf(cls: type, x: Any, dtype: Any = None, device: str | None = None, tracked: bool = True) -> Any:
+    """State of class `cls` that starts with the value x."""
+    start = tensor(x, dtype, device)
+    kind = start._aval
+    if tracked and not kind.dtype.is_floating:
+        raise DTypeError(f"only floating-point values can be variables, got {kind.dtype.name}; convert with astype")
+    h = handle(cls, aval(kind.shape, kind.dtype, kind.device, tracked), start._value)
+    if tracked:
+        h._origin = LEAF
+    Cell().adopt(h)
+    return h
+
+
+def variable(x: Any, dtype: Any = None, device: str | None = None) -> Any:
+    """A variable with a copy of x: gradients of what is computed from it arrive in its `.grad`.
+
+    Raises DTypeError unless it is floating-point.
+
+    >>> import katachi as kt
+    >>> v = kt.variable([3.0]); (v * v).sum().backward(); v.grad.tolist()
+    [6.0]
+    """
+    from katachi.tensor.tensor import Tensor
+
+    if dtype is None and not isinstance(x, (Handle, np.ndarray)):
+        array = as_array(x)
+        x = array.astype(np.float32) if array.dtype.kind == "i" and not _holds_numpy(x) else array
+    return leaf(Tensor, x, dtype, device)
+
+
+def unfreeze(x: Any, /) -> Any:
+    """A new variable that starts with this constant's value."""
+    return variable(x)
+
+
+def _fill(number: Node, shape: tuple[int, ...], dtype: DType) -> Node:
+    return b.spread(b.convert(number, dtype), shape)
+
+
+FULL = Op("full", _fill)
+ZEROS = Op("zeros", lambda shape, dtype, device: b.full(0, shape, dtype, device))
+ONES = Op("ones", lambda shape, dtype, device: b.full(1, shape, dtype, device))
+
+
+def _sizes(shape: Any, more: tuple[int, ...]) -> tuple[int, ...]:
+    return as_shape((shape, *more) if more else shape)
+
+
+def zeros(shape: Any = (), *more: int, dtype: Any = float32, device: str | None = None) -> Any:
+    """Zeros of a shape, given as a tuple or as ints."""
+    return apply(ZEROS, (), (_sizes(shape, more), as_dtype(dtype), check_device(device or current().modes.device)))
+
+
+def ones(shape: Any = (), *more: int, dtype: Any = float32, device: str | None = None) -> Any:
+    """Ones of a shape, given as a tuple or as ints."""
+    return apply(ONES, (), (_sizes(shape, more), as_dtype(dtype), check_device(device or current().modes.device)))
+
+
+def full(shape: Any, value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
+    """One number everywhere; its dtype follows from the number unless given.
+
+    >>> import katachi as kt
+    >>> kt.full((2,), 7).tolist()
+    [7, 7]
+    """
+    if dtype is None:
+        dtype = float32 if isinstance(value, float) else bool_ if isinstance(value, bool) else int64
+    if isinstance(value, Handle):
+        return apply(FULL, (value,), (as_shape(shape), value._aval.dtype if dtype is int64 else as_dtype(dtype)))
+    kind, where = as_dtype(dtype), check_device(device or current().modes.device)
+    if where != current().modes.device or not isinstance(value, (bool, int, float)):
+        value = tensor(value, dtype=kind, device=where)
+    elif kind.is_integer and not kind.bounds[0] <= value <= kind.bounds[1]:
+        raise OverflowError(f"full: {value} does not fit {kind.name}")
+    return apply(FULL, (value,), (as_shape(shape), kind))
+
+
+def zeros_like(x: Any, /, *, dtype: Any = None) -> Any:
+    """Zeros of x's shape, dtype and device."""
+    return zeros(x.shape, dtype=dtype or x.dtype, device=x.device)
+
+
+def ones_like(x: Any, /, *, dtype: Any = None) -> Any:
+    """Ones of x's shape, dtype and device."""
+    return ones(x.shape, dtype=dtype or x.dtype, device=x.device)
+
+
+def full_like(x: Any, /, value: Any, *, dtype: Any = None) -> Any:
+    """One number everywhere, in x's shape, dtype and device."""
+    return full(x.shape, value, dtype=dtype or x.dtype, device=x.device)
+
+
+def _eye(rows: int, columns: int, dtype: DType, device: str) -> Node:
+    i, j = (make("iota", shape=(rows, columns), dtype=int64, dimension=d, device=device) for d in (0, 1))
+    return b.convert(b.compare(i, "EQ", j), dtype)
+
+
+EYE = Op("eye", _eye)
+
+
+def eye(rows: int, columns: int | None = None, *, dtype: Any = float32, device: str | None = None) -> Any:
+    """Ones on the diagonal of a matrix, zeros elsewhere."""
+    n, m = as_shape((rows, rows if columns is None else columns))
+    return apply(EYE, (), (n, m, as_dtype(dtype), check_device(device or current().modes.device)))
+
+
+def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: str | None = None) -> Any:
+    """Numbers from `start` (0 if only one is given) to below `stop` in steps.
+
+    >>> import katachi as kt
+    >>> kt.arange(1, 7, 2).tolist()
+    [1, 3, 5]
+    """
+    start, stop = (0, start) if stop is None else (start, stop)
+    if step == 0:
+        raise ValueError("arange: the step is 0")
+    array = np.arange(start, stop, step)
+    kind = as_dtype(dtype) if dtype is not None else float32 if array.dtype.kind == "f" else int64
+    return tensor(array, kind, device)
+
+
+def linspace(start: float, stop: float, num: int, *, dtype: Any = float32, device: str | None = None) -> Any:
+    """`num` numbers at equal distances, both ends included."""
+    return tensor(np.linspace(start, stop, num), dtype, device)
+
+
+__all__ = [
+    "arange", "constant", "eye", "full", "full_like", "leaf", "linspace", "ones", "ones_like", "tensor", "unfreeze",
+    "variable", "zeros", "zeros_like",
+]  # fmt: skip

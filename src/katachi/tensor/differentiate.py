@@ -1,0 +1,316 @@
+"""backward(), gradients and jvp as entries of the trace: one entry each, however large the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from katachi.errors import GradientError
+from katachi.graph import build as b
+from katachi.graph.node import Node, toposort
+from katachi.graph.primitives import make
+from katachi.tensor.handle import LEAF, Handle
+from katachi.tensor.tape import CONSUMED, Tape, Unfolded, tapes_of
+from katachi.tensor.trace import Entry, Op, Trace, apply, current
+from katachi.transforms import jvp as forward_mode
+from katachi.transforms import vjp as reverse_mode
+
+
+class Layout(NamedTuple):
+    """Everything but values that a differentiation depends on; equal layouts build equal graphs."""
+
+    roots: int
+    seeds: tuple[bool, ...]
+    tapes: tuple[Any, ...]  # (template, what is consumed of it, where its links lead) each
+    leaves: tuple[int, ...]  # per occurrence, which leaf it is
+    grads: tuple[bool, ...]  # per leaf, whether it has a gradient to add to
+    wanted: tuple[int, ...] = ()  # per wanted value, which leaf it is, or -1
+    create_graph: bool = False
+    retain_graph: bool = False
+    dissolve: bool = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the results may be differentiated again."""
+        return self.create_graph or self.dissolve
+
+
+class Found(NamedTuple):
+    """Noted on the entry: which leaves or wanted values the results belong to, and what was used up of each tape."""
+
+    reached: tuple[int, ...]
+    consumed: tuple[frozenset[Node], ...]
+
+
+def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, create_graph: bool) -> None:
+    """Add the gradients of `root` to `.grad` of every leaf it depends on."""
+    retain = create_graph if retain_graph is None else retain_graph
+    run = _Run([root], [seed], [], accumulate=True)
+    results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
+    for g, i in zip(results, found.reached, strict=True):
+        run.leaves[i]._grad = g
+    run.consume(found)
+
+
+def gradients(
+    roots: Sequence[Handle],
+    seeds: Sequence[Handle | None],
+    wanted: Sequence[Handle],
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    dissolve: bool = False,
+) -> tuple[list[Handle], list[Handle | None]]:
+    """The roots, and the gradient of their sum with respect to each of `wanted`, None where there is no path.
+
+    `dissolve`: the wanted values were made variable for this differentiation only; the results forget it.
+    """
+    run = _Run(roots, seeds, wanted, accumulate=False)
+    results, found = run.apply(
+        _GRADIENTS, create_graph=create_graph, retain_graph=retain_graph or create_graph, dissolve=dissolve
+    )
+    run.consume(found)
+    by_place = dict(zip(found.reached, results[len(roots) :], strict=True))
+    return results[: len(roots)], [by_place.get(i) for i in range(len(wanted))]
+
+
+def jvp(outputs: Sequence[Handle], inputs: Sequence[Handle], tangents: Sequence[Handle]) -> list[Handle]:
+    """Outputs and then their tangents, for inputs that were made variable for this purpose."""
+    run = _Run(outputs, list(tangents), inputs, accumulate=False)
+    results, _ = run.apply(_JVP, retain_graph=True, dissolve=True)
+    return results
+
+
+def leaves_of(root: Handle) -> list[Handle]:
+    """The leaves that a value depends on, whether its graph is consumed or not."""
+    t = current()
+    inside = root._slot - t.base
+    found: list[Handle] = []
+    if root._origin is LEAF:
+        return [root]
+    if root._value is None and inside >= 0:
+        reach = set(toposort([t.entry.slots()[inside]]))
+        nodes = [n for e in t.entry.path() for n in e.leaf_nodes]
+        found = [h for n, h in zip(nodes, t.leaves, strict=True) if n in reach]
+        older = [h for h, n in zip(t.handles, [n for e in t.entry.path() for n in e.imports], strict=True) if n in reach]
+    else:
+        tape = root._origin
+        found = list(tape.leaves) if isinstance(tape, Tape) else []
+        older = list(tape.links) if isinstance(tape, Tape) else []
+    for h in older:
+        if h is not root and h._origin is not LEAF:
+            found += leaves_of(h)
+    return found
+
+
+class _Run:
+    """One differentiation: its operands in the order in which the builders take them apart."""
+
+    def __init__(
+        self, roots: Sequence[Handle], seeds: Sequence[Handle | None], wanted: Sequence[Handle], accumulate: bool
+    ) -> None:
+        self.trace = t = current()
+        self.roots, self.seeds, self.wanted = list(roots), list(seeds), list(wanted)
+        self.tapes = tapes_of(t, [*roots, *wanted])
+        occurrences = [*t.leaves, *[h for h in (*roots, *wanted) if h._origin is LEAF]]
+        for tape in self.tapes:
+            occurrences += [tape.leaves[i] for _, i in tape.template.leaves]
+        number: dict[int, int] = {}
+        self.leaves: list[Handle] = []
+        self.occurrences = []
+        for leaf in occurrences:
+            i = number.setdefault(id(leaf), len(self.leaves))
+            if i == len(self.leaves):
+                self.leaves.append(leaf)
+            self.occurrences.append(i)
+        self.old = [leaf._grad if accumulate else None for leaf in self.leaves]
+        self.number = number
+        self.adopted: list[Handle] = []  # leaves of tapes that the results can be differentiated by
+
+    def apply(self, op: Op, **how: bool) -> tuple[list[Handle], Found]:
+        t, tapes = self.trace, self.tapes
+        place = {id(tape): i for i, tape in enumerate(tapes)}
+        layout = Layout(
+            len(self.roots),
+            tuple([s is not None for s in self.seeds]),
+            tuple([
+                (tape.template, tape.consumed, tuple([place.get(id(h._origin), -1) for h in tape.links])) for tape in tapes
+            ]),
+            tuple(self.occurrences),
+            tuple([g is not None for g in self.old]),
+            tuple([self.number[id(h)] if h._origin is LEAF else -1 for h in self.wanted]),
+            **how,
+        )  # fmt: skip
+        operands: list[Any] = [*self.roots, *[s for s in self.seeds if s is not None], *self.wanted]
+        for tape in tapes:
+            operands += tape.kept
+            operands += tape.scalars
+        operands += [g for g in self.old if g is not None]
+        if layout.lasting:
+            self.adopted = [tape.leaves[i] for tape in tapes for _, i in tape.template.leaves]
+        t.context = self
+        try:
+            results = apply(op, operands, layout, many=True)
+        finally:
+            t.context = None
+        return results, t.last.extra
+
+    def consume(self, found: Found) -> None:
+        for tape, used in zip(self.tapes, found.consumed, strict=True):
+            tape.consume(used)
+
+
+class _Graph:
+    """What the builders share: operands taken apart, tapes unfolded, nodes of leaves and wanted values found."""
+
+    def __init__(self, t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], layout: Layout) -> None:
+        self.t, self.e, self.layout = t, e, layout
+        run: _Run = t.context
+        rest = iter(nodes)
+        self.roots = [next(rest) for _ in range(layout.roots)]
+        self.seeds = [next(rest) if given else None for given in layout.seeds]
+        wanted = [next(rest) for _ in layout.wanted]
+        values = [next(rest) for tape in run.tapes for _ in (*tape.kept, *tape.scalars)]
+        self.old = [next(rest) if given else None for given in layout.grads]
+        self.unfolded = u = Unfolded(t, e, fresh, run.tapes, values, recompute=layout.lasting)
+        self.tapes = run.tapes
+        self.own = [n for p in t.entry.path() for n in p.leaf_nodes]
+        at_leaf: list[list[Node]] = [[] for _ in run.leaves]
+        for n, leaf in zip([*self.own, *e.leaf_nodes], [*t.leaves, *[h for h in fresh if h._origin is LEAF]], strict=True):
+            at_leaf[run.number[id(leaf)]].append(n)
+        for tape, copies in zip(run.tapes, u.leaf_nodes, strict=True):
+            for (_, i), n in zip(tape.template.leaves, copies, strict=True):
+                at_leaf[run.number[id(tape.leaves[i])]].append(n)
+        if layout.lasting:
+            e.leaf_nodes += tuple(n for copies in u.leaf_nodes for n in copies)
+        self.at_leaf = [list(dict.fromkeys(ns)) for ns in at_leaf]
+        self.wanted = [
+            self.at_leaf[i] if i >= 0 else [u.links.get(n, n)] for n, i in zip(wanted, layout.wanted, strict=True)
+        ]
+
+    def pull_back(self, until: frozenset[Node] = frozenset()) -> tuple[dict[Node, Node], Found]:
+        """Cotangents of everything the roots depend on, and what asking for them used up."""
+        u = self.unfolded
+        seeds: dict[Node, Node] = {}
+        for root, given in zip(self.roots, self.seeds, strict=True):
+            seed = self._seed(root, given)
+            seeds[root] = seed if root not in seeds else b.add(seeds[root], seed)
+        walking: list[Node] = []
+        asking: set[Node] = set()
+
+        def value(n: Node) -> Node:
+            asking.add(walking[-1])
+            return u.value(n)
+
+        ct = reverse_mode.backward(seeds, u.order(self.roots), value, u.links, walking.append, until)
+        used = frozenset().union(*[p.consumed for p in self.t.entry.path()])
+        again = asking & used or any(n in ct and n not in until for n in u.gone)
+        by_tape: list[set[Node]] = [set() for _ in self.tapes]
+        for n in asking:
+            if n in u.tape_of:
+                i, original = u.tape_of[n]
+                by_tape[i].add(original)
+        for tape, nodes in zip(self.tapes, by_tape, strict=True):
+            again = again or any(nodes & part for part in tape.consumed)
+        if again:
+            raise GradientError(f"cannot differentiate a second time: {CONSUMED}")
+        retain = self.layout.retain_graph
+        if not retain:
+            self.e.consumed = frozenset(n for n in asking if n not in u.tape_of)
+        return ct, Found((), tuple(frozenset() if retain else frozenset(ns) for ns in by_tape))
+
+    def _seed(self, root: Node, given: Node | None) -> Node:
+        if not root.tracked:
+            raise GradientError(
+                "needs a variable, but this is a constant: nothing it was computed from is tracked "
+                "(a parameter, kt.variable(...) or x.unfreeze() is; results under kt.no_grad() are not)"
+            )
+        if given is None:
+            if root.shape != ():
+                raise GradientError(
+                    f"needs a scalar, got shape {root.shape}; reduce it, for example with .sum() or .mean(), "
+                    "or pass the gradient to start from"
+                )
+            return b.like(root, 1.0)
+        if given.shape != root.shape or given.dtype is not root.dtype:
+            raise GradientError(
+                f"the gradient to start from must be {root.dtype.name}{list(root.shape)}, "
+                f"got {given.dtype.name}{list(given.shape)}"
+            )
+        return given
+
+    def finish(self, outputs: list[Node]) -> list[Node]:
+        if self.layout.dissolve:
+            outputs = dissolve(outputs, {n for ns in self.wanted for n in ns if n.primitive == "variable"})
+        if not self.layout.create_graph and not self.layout.dissolve:
+            outputs = [make("stop_gradient", n) if n.tracked else n for n in outputs]
+        return outputs
+
+
+def _total(ct: dict[Node, Node], nodes: Sequence[Node]) -> Node | None:
+    total = None
+    for n in nodes:
+        g = ct.get(n)
+        if g is not None:
+            total = g if total is None else b.add(total, g)
+    return total
+
+
+def _build_backward(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
+    graph = _Graph(t, e, fresh, nodes, Layout(*fields))
+    ct, found = graph.pull_back()
+    reached, results = [], []
+    for i, (at, old) in enumerate(zip(graph.at_leaf, graph.old, strict=True)):
+        g = _total(ct, at)
+        if g is not None:
+            (g,) = graph.finish([g])
+            reached.append(i)
+            results.append(g if old is None else b.add(old, g))
+    e.extra = found._replace(reached=tuple(reached))
+    return tuple(results)
+
+
+def _build_gradients(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
+    layout = Layout(*fields)
+    graph = _Graph(t, e, fresh, nodes, layout)
+    ends = [n for ns, i in zip(graph.wanted, layout.wanted, strict=True) for n in ns if i < 0]
+    ct, found = graph.pull_back(until=frozenset(ends) if len(ends) == 1 else frozenset())
+    totals = [_total(ct, ns) for ns in graph.wanted]
+    e.extra = found._replace(reached=tuple(i for i, g in enumerate(totals) if g is not None))
+    present = [g for g in totals if g is not None]
+    if layout.dissolve:
+        return tuple(graph.finish([*graph.roots, *present]))
+    return (*graph.roots, *graph.finish(present))
+
+
+def _build_jvp(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
+    layout = Layout(*fields)
+    graph = _Graph(t, e, fresh, nodes, layout)
+    u = graph.unfolded
+    at = {n: s for ns, s in zip(graph.wanted, graph.seeds, strict=True) for n in ns if s is not None}
+    for n, target in u.links.items():
+        if target in at:
+            at[n] = at[target]
+    tangents = forward_mode.forward(at, u.order(graph.roots), u.links)
+    results = [tangents.get(r) or b.like(r, 0.0) for r in graph.roots]
+    e.extra = Found((), tuple(frozenset() for _ in graph.tapes))
+    return tuple(graph.finish([*graph.roots, *results]))
+
+
+def dissolve(outputs: list[Node], marks: set[Node]) -> list[Node]:
+    """The outputs with these `variable` marks gone, so that what was tracked only through them is constant again."""
+    new: dict[Node, Node] = {}
+    for n in toposort(outputs):
+        inputs = tuple(new[x] for x in n.inputs)
+        if n in marks:
+            new[n] = inputs[0]
+        elif inputs == n.inputs:
+            new[n] = n
+        else:
+            new[n] = make(n.primitive, *inputs, **n.attrs)
+            new[n].site = n.site
+    return [new[n] for n in outputs]
+
+
+_BACKWARD = Op("backward", _build_backward, contextual=True)
+_GRADIENTS = Op("gradients", _build_gradients, contextual=True)
+_JVP = Op("jvp", _build_jvp, contextual=True)

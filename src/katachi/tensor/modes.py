@@ -1,0 +1,99 @@
+"""What changes how operations are taken: gradients on or off, eager, the device of new tensors. Thread-local."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from katachi.errors import DeviceError
+
+DEVICES = ("reference", "cpu")
+
+
+class Modes:
+    """Interned: two threads in the same modes hold the same object, so replay compares by identity."""
+
+    __slots__ = ("device", "eager", "grad")
+
+    def __init__(self, grad: bool, eager: bool, device: str) -> None:
+        self.grad, self.eager, self.device = grad, eager, device
+
+
+_modes: dict[tuple[bool, bool, str], Modes] = {}
+
+
+def modes(grad: bool = True, eager: bool = False, device: str | None = None) -> Modes:
+    """The one Modes object with these settings."""
+    key = (grad, eager, device or Default.device)
+    return _modes.setdefault(key, Modes(*key))
+
+
+class Default:
+    """The device of tensors made in threads that have not chosen one. The reference, until the CPU compiler is complete."""
+
+    device = "reference"
+
+
+def check_device(name: object) -> str:
+    """`name` if it is a device, else DeviceError."""
+    if name not in DEVICES:
+        raise DeviceError(f"katachi has no device {name!r}; it has {', '.join(DEVICES)}")
+    assert isinstance(name, str)
+    return name
+
+
+@contextmanager
+def _changed(**to: object) -> Iterator[None]:
+    from katachi.tensor.trace import current
+
+    trace = current()
+    before = trace.modes
+    trace.modes = modes(**{"grad": before.grad, "eager": before.eager, "device": before.device, **to})  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        trace.modes = before
+
+
+def no_grad():  # noqa: ANN201 - a context manager that is also a decorator
+    """Within it, results are constants and nothing is kept for a backward pass.
+
+    >>> import katachi as kt
+    >>> with kt.no_grad(): kt.is_variable(kt.variable([1.0]) * 2)
+    False
+    """
+    return _changed(grad=False)
+
+
+def eager():  # noqa: ANN201
+    """Within it, every operation is computed at once: slow, and good for finding the line that goes wrong."""
+    return _changed(eager=True)
+
+
+def device(name: str):  # noqa: ANN201
+    """Within it, new tensors live on the named device: "cpu" or "reference". Raises DeviceError.
+
+    >>> import katachi as kt
+    >>> with kt.device("cpu"): kt.zeros(2).device
+    'cpu'
+    """
+    return _changed(device=check_device(name))
+
+
+def use_device(name: str) -> None:
+    """New tensors of this thread, and of threads that start later, live on the named device. Raises DeviceError."""
+    from katachi.tensor.trace import current
+
+    Default.device = check_device(name)
+    trace = current()
+    trace.modes = modes(trace.modes.grad, trace.modes.eager, name)
+
+
+def devices() -> tuple[str, ...]:
+    """The devices of this machine.
+
+    >>> import katachi as kt
+    >>> kt.devices()
+    ('reference', 'cpu')
+    """
+    return DEVICES

@@ -1,0 +1,197 @@
+"""Operations that change where values stand, not what they are."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from katachi.errors import DTypeError, ShapeError
+from katachi.graph import build as b
+from katachi.graph.dtypes import promote
+from katachi.graph.node import Node
+from katachi.graph.primitives import make
+from katachi.graph.sizes import Shape, broadcast, count
+from katachi.tensor.operand import as_axes, as_axis, as_shape, hashable
+from katachi.tensor.trace import Op, apply
+
+
+def _reshape(x: Node, shape: Shape) -> Node:
+    try:
+        sizes = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple) else (shape,)))
+    except TypeError:
+        raise DTypeError(f"sizes must be ints, got {shape!r}") from None
+    holes = [i for i, n in enumerate(sizes) if n == -1]
+    if len(holes) > 1 or any(n < -1 for n in sizes):
+        raise ShapeError(f"cannot reshape to {sizes}: one size may be -1, to be inferred, and none smaller")
+    if holes:
+        known = count(tuple(n for n in sizes if n != -1))
+        if known == 0 or count(x.shape) % known:
+            raise ShapeError(f"cannot reshape {x.shape} ({count(x.shape)} elements) to {sizes}")
+        sizes = tuple(count(x.shape) // known if n == -1 else n for n in sizes)
+    return b.reshape(x, sizes) if sizes != x.shape else x
+
+
+RESHAPE = Op("reshape", _reshape)
+
+
+def reshape(x: Any, /, shape: Any, *more: int) -> Any:
+    """The elements in row-major order under another shape; one size may be -1. Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.arange(6).reshape((2, -1)).tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
+    return apply(RESHAPE, (x,), ((shape, *more) if more else hashable(shape),))
+
+
+def _flatten(x: Node, start: int) -> Node:
+    if not x.shape:
+        return b.reshape(x, (1,))
+    i = as_axis(start, len(x.shape))
+    return b.reshape(x, (*x.shape[:i], count(x.shape[i:])))
+
+
+FLATTEN = Op("flatten", _flatten)
+
+
+def flatten(x: Any, /, start: int = 0) -> Any:
+    """All axes from `start` on as one."""
+    return apply(FLATTEN, (x,), (start,))
+
+
+def _permute(x: Node, axes: Any) -> Node:
+    order = tuple(as_axis(a, len(x.shape)) for a in axes)
+    if sorted(order) != list(range(len(x.shape))):
+        raise ShapeError(f"needs each of the {len(x.shape)} axes of {x.shape} once, got {axes}")
+    return b.transpose(x, order)
+
+
+def _transpose(x: Node, first: int, second: int) -> Node:
+    i, j = as_axis(first, len(x.shape)), as_axis(second, len(x.shape))
+    order = list(range(len(x.shape)))
+    order[i], order[j] = j, i
+    return b.transpose(x, tuple(order))
+
+
+PERMUTE, TRANSPOSE = Op("permute", _permute), Op("transpose", _transpose)
+REVERSED = Op("T", lambda x: b.transpose(x, tuple(range(len(x.shape)))[::-1]))
+
+
+def permute(x: Any, /, axes: Any, *more: int) -> Any:
+    """The axes in another order. Raises ShapeError unless each is named once."""
+    return apply(PERMUTE, (x,), ((axes, *more) if more else hashable(axes),))
+
+
+permute_dims = permute
+
+
+def transpose(x: Any, /, first: int, second: int) -> Any:
+    """Two axes exchanged."""
+    return apply(TRANSPOSE, (x,), (first, second))
+
+
+def reversed_axes(x: Any, /) -> Any:
+    """All axes in reverse order: `x.T`."""
+    return apply(REVERSED, (x,))
+
+
+def _squeeze(x: Node, axis: Any) -> Node:
+    axes = as_axes(axis, len(x.shape)) if axis is not None else tuple(i for i, n in enumerate(x.shape) if n == 1)
+    for i in axes:
+        if x.shape[i] != 1:
+            raise ShapeError(f"axis {i} of {x.shape} has size {x.shape[i]}, only size 1 can be dropped")
+    return b.reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
+
+
+def _expand_dims(x: Node, axis: int) -> Node:
+    i = as_axis(axis, len(x.shape) + 1)
+    return b.reshape(x, (*x.shape[:i], 1, *x.shape[i:]))
+
+
+def _broadcast_to(x: Node, shape: Shape) -> Node:
+    if broadcast(x.shape, shape) != shape:
+        raise ShapeError(f"{x.shape} does not broadcast to {shape}")
+    return b.spread(x, shape)
+
+
+SQUEEZE, EXPAND_DIMS = Op("squeeze", _squeeze), Op("expand_dims", _expand_dims)
+BROADCAST_TO = Op("broadcast_to", _broadcast_to)
+
+
+def squeeze(x: Any, /, axis: Any = None) -> Any:
+    """Without the given axes (or all) of size 1. Raises ShapeError for any other size."""
+    return apply(SQUEEZE, (x,), (hashable(axis),))
+
+
+def expand_dims(x: Any, /, axis: int = 0) -> Any:
+    """With a new axis of size 1 at the given place."""
+    return apply(EXPAND_DIMS, (x,), (axis,))
+
+
+def broadcast_to(x: Any, /, shape: Any) -> Any:
+    """x repeated to a shape by NumPy's rule. Raises ShapeError."""
+    return apply(BROADCAST_TO, (x,), (as_shape(shape),))
+
+
+def _flip(x: Node, axis: Any) -> Node:
+    axes = as_axes(axis, len(x.shape))
+    return make("reverse", x, dimensions=axes) if axes else x
+
+
+FLIP = Op("flip", _flip)
+
+
+def flip(x: Any, /, axis: Any = None) -> Any:
+    """The order along the given axes (or all) reversed."""
+    return apply(FLIP, (x,), (hashable(axis),))
+
+
+def _alike(xs: Sequence[Node]) -> list[Node]:
+    dtype = xs[0].dtype
+    for x in xs[1:]:
+        dtype = promote(dtype, x.dtype)
+    return [b.convert(x, dtype) for x in xs]
+
+
+def _concat(xs: Sequence[Node], axis: int | None) -> Node:
+    xs = _alike(xs)
+    if axis is None:
+        xs, axis = [b.reshape(x, (count(x.shape),)) for x in xs], 0
+    ranks = {len(x.shape) for x in xs}
+    if len(ranks) > 1:
+        raise ShapeError(f"needs tensors of one rank, got {', '.join(str(x.shape) for x in xs)}")
+    i = as_axis(axis, ranks.pop())
+    return make("concatenate", *xs, dimension=i) if len(xs) > 1 else xs[0]
+
+
+def _stack(xs: Sequence[Node], axis: int) -> Node:
+    if len({x.shape for x in xs}) > 1:
+        raise ShapeError(f"needs tensors of one shape, got {', '.join(str(x.shape) for x in xs)}")
+    i = as_axis(axis, len(xs[0].shape) + 1)
+    return _concat([_expand_dims(x, i) for x in xs], i)
+
+
+CONCAT, STACK = Op("concat", _concat, variadic=True), Op("stack", _stack, variadic=True)
+
+
+def _several(name: str, xs: Any) -> tuple[Any, ...]:
+    xs = tuple(xs)
+    if not xs:
+        raise ShapeError(f"{name} needs at least one tensor")
+    return xs
+
+
+def concat(xs: Any, /, axis: int | None = 0) -> Any:
+    """Tensors joined along an axis; None joins them flattened. Raises ShapeError when other sizes differ.
+
+    >>> import katachi as kt
+    >>> kt.concat([kt.zeros(2), kt.ones(1)]).tolist()
+    [0.0, 0.0, 1.0]
+    """
+    return apply(CONCAT, _several("concat", xs), (axis,))
+
+
+def stack(xs: Any, /, axis: int = 0) -> Any:
+    """Tensors of one shape joined along a new axis. Raises ShapeError."""
+    return apply(STACK, _several("stack", xs), (axis,))

@@ -1,0 +1,139 @@
+"""Random tensors: counter-based, so a draw depends on the seed and on how many came before, and on nothing else."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+from katachi.graph import build as b
+from katachi.graph.dtypes import DType, as_dtype, float32, float64, int32, int64, uint32, uint64
+from katachi.graph.node import Node
+from katachi.graph.primitives import make
+from katachi.graph.sizes import count
+from katachi.tensor.operand import as_shape
+from katachi.tensor.trace import Op, apply
+
+MASK = (1 << 64) - 1
+
+
+class Generator:
+    """A stream of random draws. Its whole state is `seed` and `calls`, the number of draws taken.
+
+    >>> import katachi as kt
+    >>> a, b = kt.Generator(7), kt.Generator(7)
+    >>> kt.rand(2, generator=a).tolist() == kt.rand(2, generator=b).tolist()
+    True
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._lock = threading.Lock()
+        self.manual_seed(seed)
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start over from a seed (its lowest 64 bits)."""
+        self.seed, self.calls = int(seed) & MASK, 0
+        return self
+
+    def draw(self) -> tuple[int, int]:
+        """The seed and the number of the next draw, which is now taken."""
+        with self._lock:
+            call = self.calls
+            self.calls = (call + 1) & MASK
+        return self.seed, call
+
+    def __repr__(self) -> str:
+        return f"Generator(seed={self.seed}, calls={self.calls})"
+
+
+default_generator = Generator(0)
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the default generator and return it."""
+    return default_generator.manual_seed(seed)
+
+
+def uniform_bits(bits: Node, dtype: DType) -> Node:
+    """Uniform in [0, 1) from 32 random bits: the 24 highest, which float32 holds exactly."""
+    high = make("shift_right_logical", bits, b.like(bits, 8))
+    return b.convert(b.scale(b.convert(high, float32), 2.0**-24), dtype)
+
+
+def _uniform(seed: Node, call: Node, shape: tuple[int, ...], dtype: DType) -> Node:
+    return uniform_bits(make("rng_bits", seed, call, shape=shape), dtype)
+
+
+def _normal(seed: Node, call: Node, shape: tuple[int, ...], dtype: DType) -> Node:
+    """Box and Muller (1958): two uniforms make two normals; the first half of the bits is the radius."""
+    n = (count(shape) + 1) // 2
+    bits = make("rng_bits", seed, call, shape=(2, n))
+    u = uniform_bits(bits, float64 if dtype is float64 else float32)
+    first = make("slice", u, start=(0, 0), limit=(1, n), stride=(1, 1))
+    second = make("slice", u, start=(1, 0), limit=(2, n), stride=(1, 1))
+    radius = make("sqrt", b.scale(make("log", b.subtract(b.like(first, 1.0), first)), -2.0))
+    angle = b.scale(second, 2 * math.pi)
+    halves = (b.multiply(radius, make("cosine", angle)), b.multiply(radius, make("sine", angle)))
+    flat = b.reshape(make("concatenate", *halves, dimension=0), (2 * n,))
+    if count(shape) != 2 * n:
+        flat = make("slice", flat, start=(0,), limit=(count(shape),), stride=(1,))
+    return b.convert(b.reshape(flat, shape), dtype)
+
+
+def _integers(seed: Node, call: Node, low: Node, high: Node, shape: tuple[int, ...], dtype: DType) -> Node:
+    """The high word of bits times range: bias below range / 2**32."""
+    bits = b.convert(make("rng_bits", seed, call, shape=shape), uint64)
+    low, high = (b.convert(x, int64) for x in (low, high))
+    span = b.convert(b.subtract(high, low), uint64)
+    scaled = make("shift_right_logical", b.multiply(bits, span), b.like(bits, 32))
+    return b.convert(b.add(b.convert(scaled, int64), low), dtype)
+
+
+def _bernoulli(seed: Node, call: Node, probability: Node, shape: tuple[int, ...], dtype: DType) -> Node:
+    return b.convert(keep_mask(seed, call, probability, shape), dtype)
+
+
+def keep_mask(seed: Node, call: Node, probability: Node, shape: tuple[int, ...]) -> Node:
+    """True with a probability (a float32 or uint64 scalar node's value)."""
+    u = uniform_bits(make("rng_bits", seed, call, shape=shape), float32)
+    return b.compare(u, "LT", probability)
+
+
+UNIFORM, NORMAL = Op("rand", _uniform, scalar=uint64), Op("randn", _normal, scalar=uint64)
+
+
+def rand(*shape: Any, dtype: Any = float32, generator: Generator | None = None) -> Any:
+    """Uniform in [0, 1), of a shape given as ints or a tuple.
+
+    >>> import katachi as kt
+    >>> kt.rand(2, 3).shape
+    (2, 3)
+    """
+    return apply(UNIFORM, (generator or default_generator).draw(), (_shape(shape), as_dtype(dtype)))
+
+
+def randn(*shape: Any, dtype: Any = float32, generator: Generator | None = None) -> Any:
+    """Normal with mean 0 and variance 1, of a shape given as ints or a tuple."""
+    return apply(NORMAL, (generator or default_generator).draw(), (_shape(shape), as_dtype(dtype)))
+
+
+RANDINT = Op("randint", _integers, scalar=int64)
+
+
+def randint(low: int, high: int, shape: Any, *, dtype: Any = int64, generator: Generator | None = None) -> Any:
+    """Integers with low <= n < high, all as likely (to within (high - low) / 2**32).
+
+    Raises ValueError unless low < high <= low + 2**32.
+    """
+    if not low < high <= low + (1 << 32):
+        raise ValueError(f"randint: needs low < high <= low + 2**32, got {low} and {high}")
+    seed, call = (generator or default_generator).draw()
+    as_signed = seed - (1 << 64) if seed >> 63 else seed
+    return apply(RANDINT, (as_signed, call, low, high), (as_shape(shape), as_dtype(dtype)))
+
+
+def _shape(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    return as_shape(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+
+
+__all__ = ["Generator", "int32", "manual_seed", "rand", "randint", "randn", "uint32"]

@@ -1,0 +1,161 @@
+"""Reductions over axes, and what normalises along one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from katachi.graph import build as b
+from katachi.graph.dtypes import bool_, int64, uint8, uint64
+from katachi.graph.node import Node
+from katachi.graph.primitives import make
+from katachi.graph.sizes import count
+from katachi.tensor.operand import as_axes, as_axis, floating, hashable
+from katachi.tensor.trace import Op, apply
+
+
+def _sum(x: Node, axis: Any, keepdims: bool) -> Node:
+    if not x.dtype.is_floating:
+        x = b.convert(x, uint64 if x.dtype.kind == "uint" else int64)
+    return b.reduce("reduce_sum", x, as_axes(axis, len(x.shape)), keepdims)
+
+
+def _mean(x: Node, axis: Any, keepdims: bool) -> Node:
+    x = floating(x)
+    axes = as_axes(axis, len(x.shape))
+    total = b.reduce("reduce_sum", x, axes, keepdims)
+    return b.divide(total, b.like(total, float(count(tuple(x.shape[i] for i in axes)))))
+
+
+def _variance(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
+    x = floating(x)
+    axes = as_axes(axis, len(x.shape))
+    off = b.subtract(x, _mean(x, axis, True))
+    total = b.reduce("reduce_sum", b.multiply(off, off), axes, keepdims)
+    return b.divide(total, b.like(total, float(count(tuple(x.shape[i] for i in axes))) - correction))
+
+
+def _extreme(primitive: str) -> Any:
+    return lambda x, axis, keepdims: b.reduce(primitive, x, as_axes(axis, len(x.shape)), keepdims)
+
+
+def _argmax(x: Node, axis: Any, keepdims: bool) -> Node:
+    if x.dtype is bool_:
+        x = b.convert(x, uint8)
+    if axis is None:
+        out = make("argmax", b.reshape(x, (count(x.shape),)), axis=0)
+        return b.reshape(out, (1,) * len(x.shape)) if keepdims else out
+    i = as_axis(axis, len(x.shape))
+    out = make("argmax", x, axis=i)
+    return b.reshape(out, (*x.shape[:i], 1, *x.shape[i + 1 :])) if keepdims else out
+
+
+def _truth(primitive: str) -> Any:
+    def build(x: Node, axis: Any, keepdims: bool) -> Node:
+        axes = as_axes(axis, len(x.shape))
+        if 0 in [x.shape[i] for i in axes]:
+            shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
+            return b.full(primitive == "reduce_min", shape, bool_, x.device)
+        flags = b.convert(b.convert(x, bool_), uint8)
+        return b.convert(b.reduce(primitive, flags, axes, keepdims), bool_)
+
+    return build
+
+
+SUM, MEAN, VAR = Op("sum", _sum), Op("mean", _mean), Op("var", _variance)
+MAX, MIN, ARGMAX = Op("max", _extreme("reduce_max")), Op("min", _extreme("reduce_min")), Op("argmax", _argmax)
+ANY, ALL = Op("any", _truth("reduce_max")), Op("all", _truth("reduce_min"))
+
+
+def sum(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """The sum over an axis, several, or all. Small integers and bools add up in 64 bits.
+
+    >>> import katachi as kt
+    >>> kt.tensor([[1, 2], [3, 4]]).sum(0).tolist()
+    [4, 6]
+    """
+    return apply(SUM, (x,), (hashable(axis), keepdims))
+
+
+def mean(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """The arithmetic mean over an axis, several, or all; NaN of nothing."""
+    return apply(MEAN, (x,), (hashable(axis), keepdims))
+
+
+def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
+    """The variance over an axis, several, or all: squared distances from the mean, divided by their number less
+    `correction`."""
+    return apply(VAR, (x,), (hashable(axis), keepdims, correction))
+
+
+def max(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """The largest value over an axis, several, or all; NaN if there is one. Ties share the gradient.
+
+    Raises ShapeError over an empty axis.
+    """
+    return apply(MAX, (x,), (hashable(axis), keepdims))
+
+
+def min(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """The smallest value over an axis, several, or all; NaN if there is one. Ties share the gradient."""
+    return apply(MIN, (x,), (hashable(axis), keepdims))
+
+
+def argmax(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any:
+    """Where the largest value along an axis (or in the whole, in row-major order) first occurs: int64.
+
+    >>> import katachi as kt
+    >>> kt.tensor([[1, 5, 2], [7, 0, 7]]).argmax(1).tolist()
+    [1, 0]
+    """
+    return apply(ARGMAX, (x,), (axis, keepdims))
+
+
+def any(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """Whether some element is true (not zero)."""
+    return apply(ANY, (x,), (hashable(axis), keepdims))
+
+
+def all(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """Whether every element is true (not zero)."""
+    return apply(ALL, (x,), (hashable(axis), keepdims))
+
+
+def shifted(x: Node, axis: int) -> Node:
+    """x less its largest value along the axis, which is as good as x for a softmax and cannot overflow."""
+    top = b.reduce("reduce_max", make("stop_gradient", x), (axis,), keepdims=True)
+    return b.subtract(x, top)
+
+
+def _softmax(x: Node, axis: int) -> Node:
+    x, i = floating(x), as_axis(axis, len(x.shape))
+    if x.shape[i] == 0:
+        return x
+    e = make("exponential", shifted(x, i))
+    return b.divide(e, b.reduce("reduce_sum", e, (i,), keepdims=True))
+
+
+def log_softmax_of(x: Node, axis: int) -> Node:
+    """As nodes: x - max - log(sum(exp(x - max)))."""
+    x, i = floating(x), as_axis(axis, len(x.shape))
+    if x.shape[i] == 0:
+        return x
+    s = shifted(x, i)
+    return b.subtract(s, make("log", b.reduce("reduce_sum", make("exponential", s), (i,), keepdims=True)))
+
+
+SOFTMAX, LOG_SOFTMAX = Op("softmax", _softmax), Op("log_softmax", log_softmax_of)
+
+
+def softmax(x: Any, /, axis: int = -1) -> Any:
+    """exp(x), divided by its sum along the axis.
+
+    >>> import katachi as kt
+    >>> kt.tensor([0.0, 0.0]).softmax().tolist()
+    [0.5, 0.5]
+    """
+    return apply(SOFTMAX, (x,), (axis,))
+
+
+def log_softmax(x: Any, /, axis: int = -1) -> Any:
+    """The logarithm of softmax, without computing it."""
+    return apply(LOG_SOFTMAX, (x,), (axis,))

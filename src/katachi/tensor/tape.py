@@ -1,0 +1,258 @@
+"""What a flush leaves behind for a later backward pass, and how that pass takes it up again.
+
+A flush that computes tracked values which no backward has consumed tries the backward pass out and keeps the values that
+its rules ask for. Its graph stays too, as a template that all iterations share; a tape is the template with one
+iteration's values. Differentiating a taped value copies the template's nodes into the current trace and lets the kept
+values stand for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from katachi.compiler import program as compiler
+from katachi.devices.memory import Buffer
+from katachi.graph import build as b
+from katachi.graph.node import Node, aval, toposort
+from katachi.graph.primitives import make
+from katachi.tensor.handle import LEAF, Handle, Lost, handle
+from katachi.transforms import vjp
+
+if TYPE_CHECKING:
+    from katachi.tensor.trace import Entry, Trace
+
+CONSUMED = (
+    "its graph was consumed by an earlier backward(), which frees what it kept; "
+    "pass retain_graph=True to the first one to go through it again"
+)
+
+
+class Template:
+    """The part of a tape that every iteration shares."""
+
+    def __init__(
+        self,
+        roots: Sequence[Node] = (),
+        asking: frozenset[Node] = frozenset(),
+        kept: Sequence[Node] = (),
+        scalars: Sequence[Node] = (),
+        links: Sequence[Node] = (),
+        leaves: Sequence[tuple[Node, int]] = (),
+    ) -> None:
+        self.roots, self.asking = roots, asking  # taped nodes; nodes whose rules ask for a value
+        self.kept, self.scalars = kept, scalars  # nodes with a value of their own, tensors and host numbers
+        self.links = links  # inputs that older tapes continue
+        self.leaves = leaves  # (node, which of the trace's leaves it is)
+
+
+GONE = Template()  # of values whose graph is consumed
+
+
+class Tape:
+    """One flush's values for a later backward pass."""
+
+    __slots__ = ("consumed", "kept", "leaves", "links", "scalars", "template")
+
+    def __init__(
+        self, template: Template, kept: list[Handle], scalars: list[float], links: list[Handle], leaves: list[Handle]
+    ) -> None:
+        self.template, self.kept, self.scalars, self.links, self.leaves = template, kept, scalars, links, leaves
+        self.consumed: tuple[frozenset[Node], ...] = ()
+
+    def consume(self, nodes: frozenset[Node]) -> None:
+        """A backward pass went through these nodes and nobody asked to retain them."""
+        if not nodes:
+            return
+        self.consumed += (nodes,)
+        # The values of a tape go together: whoever still needs a part holds on to all of it, as long as it is alive.
+        if self.template.asking <= frozenset().union(*self.consumed):
+            self.template, self.kept, self.scalars, self.links = GONE, [], [], []
+
+
+class Finish:
+    """How a trace ends that stands at one entry with one set of live handles: the program, and the tape it leaves."""
+
+    def __init__(self, t: Trace, live: tuple[int, ...], written: tuple[int, ...]) -> None:
+        path, slots = t.entry.path(), t.entry.slots()
+        self.nodes = [slots[s] for s in live]
+        used = frozenset().union(*[e.consumed for e in path])
+        self.gone = {n for e in path for n, w in zip(e.imports, e.arrivals(), strict=True) if w.origin in (GONE, Lost)}
+        leaf_nodes = [n for e in path for n in e.leaf_nodes]
+        self.roots: set[Node] = set()
+        self.template = GONE
+        taped = [n for n in self.nodes if n.tracked and n not in set(leaf_nodes)]
+        if taped:
+            self._try_out(taped, used, leaf_nodes)
+        extra = [n for n in self.template.kept if n.primitive != "input"]
+        self.program = compiler.build([*self.nodes, *[slots[s] for s in written], *extra])
+        self.first_extra = len(live) + len(written)
+
+    def _try_out(self, taped: list[Node], used: frozenset[Node], leaf_nodes: list[Node]) -> None:
+        """Run the backward pass of each root on paper, to see which values it asks for."""
+        asked: set[Node] = set()
+        asking: set[Node] = set()
+        reached: set[Node] = set()
+        for root in taped:
+            wanted, by, walked = _ask(root)
+            if not by & used and not walked & self.gone:
+                self.roots.add(root)
+                asked |= wanted
+                asking |= by
+                reached |= walked
+        if not self.roots:
+            return
+        kept = _cheaper(asked, reached)
+        inputs = [n for n in toposort(list(self.roots)) if n.primitive == "input"]
+        links = [n for n in inputs if n.tracked and n not in set(leaf_nodes)]
+        self.template = Template(
+            sorted(self.roots, key=lambda n: n.serial),
+            frozenset(asking),
+            sorted({*kept, *(n for n in inputs if not n.attrs["scalar"])}, key=lambda n: n.serial),
+            [n for n in inputs if n.attrs["scalar"]],
+            links,
+            [(n, i) for i, n in enumerate(leaf_nodes) if n in reached],
+        )
+
+    def tape(self, t: Trace, buffers: Sequence[Buffer]) -> Callable[[Node], Tape]:
+        """The tape of a root: one for all roots that can still be differentiated, an empty one for the others."""
+        template, leaves = self.template, t.leaves
+        gone = Tape(GONE, [], [], [], leaves)
+        if not self.roots:
+            return lambda node: gone
+        extra = iter(buffers[self.first_extra :])
+        kept = [_constant(n, t.values[n.attrs["slot"]] if n.primitive == "input" else next(extra)) for n in template.kept]
+        scalars = [t.scalars[n.attrs["slot"]] for n in template.scalars]
+        links = [t.handles[n.attrs["slot"]] for n in template.links]
+        whole = Tape(template, kept, scalars, links, leaves)
+        roots = self.roots
+        return lambda node: whole if node in roots else gone
+
+
+def _constant(node: Node, buffer: Buffer) -> Handle:
+    return handle(Handle, aval(node.shape, node.dtype, node.device, False), buffer)
+
+
+def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
+    """The values that a backward pass from root asks for, the nodes whose rules ask, and all that it walks through."""
+    asked: set[Node] = set()
+    asking: set[Node] = set()
+    walking: list[Node] = []
+
+    def value(n: Node) -> Node:
+        asked.add(n)
+        asking.add(walking[-1])
+        return n
+
+    ct = vjp.backward({root: b.like(root, 1.0)}, toposort([root]), value, visit=walking.append)
+    return asked, asking, set(ct)
+
+
+FREE = frozenset(["broadcast_in_dim", "reshape", "transpose", "slice", "reverse", "convert", "iota", "constant", "negate"])
+
+
+def _cheaper(asked: set[Node], reached: set[Node]) -> set[Node]:
+    """Keep what a value was copied from instead of the copy, where that is no larger."""
+    kept: set[Node] = set()
+    for node in asked:
+        while node.primitive in FREE and node.inputs and compiler.nbytes(node.inputs[0]) <= compiler.nbytes(node):
+            node = node.inputs[0]
+        if node.primitive != "constant" and not (node.primitive in FREE and not node.inputs):
+            kept.add(node)
+    return {n for n in kept if n.primitive != "input"}
+
+
+# ---- taking tapes up again ------------------------------------------------------------------------------------------
+
+
+def tapes_of(t: Trace, roots: Sequence[Handle]) -> list[Tape]:
+    """Every tape that a backward pass from `roots` may enter, older ones first."""
+    found: dict[int, Tape] = {}
+
+    def visit(h: Handle) -> None:
+        tape = h._origin
+        if isinstance(tape, Tape) and id(tape) not in found:
+            for older in tape.links:
+                visit(older)
+            found[id(tape)] = tape
+
+    for h in (*t.handles, *roots):
+        visit(h)
+    return [tape for tape in found.values() if tape.template is not GONE]
+
+
+class Unfolded:
+    """The current trace's graph with the tapes' graphs copied in front of it."""
+
+    def __init__(
+        self, t: Trace, e: Entry, fresh: Sequence[Handle], tapes: Sequence[Tape], values: Sequence[Node], recompute: bool
+    ) -> None:
+        """`values` are the nodes of the tapes' kept values and scalars, in order. `recompute`: let nothing stand for a
+        copied node but what it is computed from, so that the result can be differentiated again."""
+        self.stand_in: dict[Node, Node] = {}
+        self.links: dict[Node, Node] = {}
+        self.gone: set[Node] = set()
+        self.copies: list[Node] = []
+        self.tape_of: dict[Node, tuple[int, Node]] = {}
+        self.leaf_nodes: list[list[Node]] = []
+        self.recompute = recompute
+        self.place: dict[tuple[int, Node], Node] = {}
+        rest = iter(values)
+        for i, tape in enumerate(tapes):
+            self._copy(i, tape, tapes, rest)
+        for n, h in zip([n for p in t.entry.path() for n in p.imports] + list(e.imports), [*t.handles, *fresh], strict=True):
+            source = h._origin
+            if not n.tracked or source is LEAF:
+                continue
+            if isinstance(source, Tape) and source.template is not GONE:
+                self.links[n] = self.place[id(source), h._node]
+            else:
+                self.gone.add(n)
+
+    def _copy(self, i: int, tape: Tape, tapes: Sequence[Tape], rest: Any) -> None:
+        template = tape.template
+        given = {n: next(rest) for n in template.kept}
+        given.update({n: next(rest) for n in template.scalars})
+        link = dict(zip(template.links, tape.links, strict=True))
+        new: dict[Node, Node] = {}
+        leaves: list[Node] = []
+        leaf_nodes = {n for n, _ in template.leaves}
+        for n in toposort(list(template.roots)):
+            if n in leaf_nodes:
+                copied = make("variable", given.get(n) or new[n.inputs[0]])
+            elif n in link:
+                source = link[n]._origin
+                if isinstance(source, Tape) and source.template is not GONE:
+                    copied = self.place[id(source), link[n]._node]
+                else:
+                    copied = make("variable", given[n])
+                    self.gone.add(copied)
+            elif n.primitive == "input":
+                copied = given[n]
+            else:
+                copied = Node(n.primitive, tuple(new[x] for x in n.inputs), n.attrs, n.aval)
+                copied.site = n.site
+                if n in given and not self.recompute:
+                    self.stand_in[copied] = given[n]
+            new[n] = copied
+            self.copies.append(copied)
+            self.tape_of[copied] = (i, n)
+            self.place[id(tape), n] = copied
+        for n, _ in template.leaves:
+            leaves.append(new[n])
+        self.leaf_nodes.append(leaves)
+
+    def value(self, n: Node) -> Node:
+        """The node that stands for n's value: what was kept, else n computed again from what was kept."""
+        found = self.stand_in.get(n)
+        if found is None:
+            if n not in self.tape_of or not n.inputs:
+                return n
+            inputs = tuple(self.value(x) for x in n.inputs)
+            found = n if inputs == n.inputs else Node(n.primitive, inputs, n.attrs, n.aval)
+            self.stand_in[n] = found
+        return found
+
+    def order(self, outputs: Sequence[Node]) -> list[Node]:
+        """All of the graph that `outputs` need, topologically: the tapes' copies, then the current trace."""
+        return [*dict.fromkeys(self.copies), *[n for n in toposort(list(outputs)) if n not in self.tape_of]]

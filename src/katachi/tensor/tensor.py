@@ -1,0 +1,375 @@
+"""Tensor: a value that never changes, and everything a user can ask of it."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from katachi.errors import DTypeError, GradientError, ShapeError
+from katachi.graph import build as b
+from katachi.graph.dtypes import DType, as_dtype
+from katachi.graph.node import Node, aval
+from katachi.graph.primitives import make
+from katachi.tensor import creation, differentiate, elementwise, indexing, linalg, movement, reduce
+from katachi.tensor.handle import Handle, handle
+from katachi.tensor.trace import Op, Result, Write, apply, flush, settle
+
+__all__ = ["Tensor", "Variable", "is_variable"]
+
+
+class Tensor(Handle):
+    """A value of a shape and a dtype on a device. Made by kt.tensor, kt.variable, kt.zeros and the like, never directly.
+
+    >>> import katachi as kt
+    >>> (kt.tensor([1.0, 2.0]) + 1).tolist()
+    [2.0, 3.0]
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # NumPy on the left leaves the operation to us
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("tensors are made by kt.tensor(...), kt.variable(...), kt.zeros(...) and the like")
+
+    # ---- what it is
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._aval.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self._aval.dtype
+
+    @property
+    def device(self) -> str:
+        return self._aval.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self._aval.shape)
+
+    @property
+    def size(self) -> int:
+        n = 1
+        for s in self._aval.shape:
+            n *= s
+        return n
+
+    T = property(movement.reversed_axes)
+
+    @property
+    def mT(self) -> Any:
+        """The last two axes exchanged."""
+        return movement.transpose(self, -1, -2)
+
+    # ---- looking at the value computes it
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The value as a read-only NumPy array; its memory is never overwritten afterwards."""
+        settle(self)
+        assert self._value is not None
+        self._value.pinned = True
+        view = self._value.array.view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **how: Any) -> Any:
+        return self.numpy().__dlpack__(**how)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def item(self) -> Any:
+        """The value of a tensor with one element, as a Python number. Raises ShapeError for any other size."""
+        if self.size != 1:
+            raise ShapeError(f"item: needs one element, got shape {self.shape}")
+        settle(self)
+        assert self._value is not None
+        value = self._value.array.item()
+        return value if isinstance(value, (bool, int, float)) else float(value)
+
+    def tolist(self) -> Any:
+        """The value as (nested lists of) Python numbers."""
+        array = self.numpy()
+        return array.astype(np.float64).tolist() if self.dtype.name in ("bfloat16", "float16") else array.tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ShapeError(f"bool: a tensor of shape {self.shape} is neither true nor false; use .any() or .all()")
+        return bool(self.item())
+
+    def __index__(self) -> int:
+        if not self.dtype.is_integer or self.shape:
+            raise DTypeError(f"an index needs an integer scalar, got {self._aval!r}")
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len: a scalar has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        array = self.numpy()
+        wide = array.astype(np.float32) if self.dtype.name == "bfloat16" else array
+        text = np.array2string(wide, separator=", ", precision=4, threshold=200, prefix="tensor(")
+        notes = [f"dtype={self.dtype.name}"] if self.dtype.name not in ("float32", "int64", "bool") else []
+        notes += ["variable"] if self._aval.tracked else []
+        notes += [f"shape={self.shape}"] if not self.size else []
+        return f"tensor({', '.join([text, *notes])})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    __hash__ = object.__hash__
+
+    # ---- state
+    @property
+    def grad(self) -> Any:
+        """The gradient that backward() calls have added up, or None. Raises GradientError for a constant."""
+        if not self._aval.tracked:
+            raise GradientError(
+                "grad: this is a constant, so it has no gradient; a parameter, kt.variable(...) or x.unfreeze() has one"
+            )
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise GradientError(f"grad: needs a tensor or None, got {type(value).__name__}")
+            if value.shape != self.shape or value.dtype is not self.dtype:
+                raise GradientError(f"grad: must be {self._aval!r} like its variable, got {value._aval!r}")
+        self._grad = value
+
+    def set(self, value: Any) -> None:
+        """Give a parameter, leaf variable or buffer a new value of the same shape, converted to its dtype.
+
+        Raises GradientError for any other tensor, ShapeError for another shape.
+
+        >>> import katachi as kt
+        >>> v = kt.variable([1.0]); v.set([5.0]); v.tolist()
+        [5.0]
+        """
+        if self._cell is None:
+            raise GradientError("set: only parameters, leaf variables and buffers change; this is a computed value")
+        if not isinstance(value, Tensor):
+            value = creation.tensor(value, device=self.device)
+        if value.shape != self.shape:
+            raise ShapeError(f"set: needs shape {self.shape}, got {value.shape}")
+        apply(SET, (self, value), (), (Write(0, 0),), many=True)
+
+    def backward(self, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+        """Add the gradients of this scalar to `.grad` of every variable it was computed from.
+
+        A tensor of another shape needs `gradient`, what to start from. `retain_graph` allows a second pass through the
+        same graph; `create_graph` makes the gradients variables. Raises GradientError for a constant, a missing
+        gradient, and a second pass that was not allowed.
+
+        >>> import katachi as kt
+        >>> v = kt.variable([1.0, 2.0]); (v * v).sum().backward(); v.grad.tolist()
+        [2.0, 4.0]
+        """
+        if gradient is not None and not isinstance(gradient, Tensor):
+            gradient = creation.tensor(gradient, dtype=self.dtype, device=self.device)
+        if not self._aval.tracked:
+            raise GradientError(
+                f"backward: needs a variable, but this {self._aval!r} is a constant: nothing it was computed from is "
+                "tracked (a parameter, kt.variable(...) or x.unfreeze() is; results under kt.no_grad() are not)"
+            )
+        differentiate.backward(self, gradient, retain_graph, create_graph)
+
+    def reset(self) -> None:
+        """Forget the gradients of every variable that this value was computed from."""
+        for leaf in differentiate.leaves_of(self):
+            leaf._grad = None
+
+    def to(self, device: Any = None, dtype: Any = None) -> Any:
+        """The value on another device, or in another dtype (`x.to(kt.float64)`). Computes it if the device differs.
+
+        A variable's gradient does not cross devices: freeze it first. Raises GradientError, DeviceError.
+        """
+        if isinstance(device, DType):
+            device, dtype = None, device
+        x = self if dtype is None else elementwise.astype(self, dtype)
+        if device is None or device == x.device:
+            return x
+        from katachi.tensor.modes import check_device
+
+        check_device(device)
+        if x._aval.tracked:
+            raise GradientError("to: gradients do not cross devices; x.freeze().to(device) moves the value")
+        settle(x)
+        return handle(Tensor, aval(x.shape, x.dtype, device, False), x._value)
+
+    def expect(self, shape: Any) -> Any:
+        """This tensor, after a check of its shape; None matches any size. Raises ShapeError.
+
+        >>> import katachi as kt
+        >>> kt.zeros(3, 4).expect((3, 4)).shape
+        (3, 4)
+        """
+        want = tuple(shape)
+        if len(want) != self.ndim or any(w is not None and w != n for w, n in zip(want, self.shape, strict=True)):
+            raise ShapeError(f"expect: shape {want} was expected, got {self.shape}")
+        return self
+
+    # ---- functions that are methods too
+    freeze, unfreeze = elementwise.freeze, creation.unfreeze
+    astype, exp, log, sqrt, tanh = elementwise.astype, elementwise.exp, elementwise.log, elementwise.sqrt, elementwise.tanh
+    sin, cos, erf, sigmoid = elementwise.sin, elementwise.cos, elementwise.erf, elementwise.sigmoid
+    abs, floor, sign, relu, gelu = (
+        elementwise.abs, elementwise.floor, elementwise.sign, elementwise.relu, elementwise.gelu
+    )  # fmt: skip
+    sum, mean, var, max, min = reduce.sum, reduce.mean, reduce.var, reduce.max, reduce.min
+    argmax, any, all = reduce.argmax, reduce.any, reduce.all
+    softmax, log_softmax = reduce.softmax, reduce.log_softmax
+    reshape, flatten, permute, transpose = movement.reshape, movement.flatten, movement.permute, movement.transpose
+    squeeze, expand_dims, broadcast_to, flip = (
+        movement.squeeze, movement.expand_dims, movement.broadcast_to, movement.flip
+    )  # fmt: skip
+    matmul = linalg.matmul
+
+    # ---- operators
+    __add__, __sub__, __mul__, __truediv__ = (
+        elementwise.add, elementwise.subtract, elementwise.multiply, elementwise.divide
+    )  # fmt: skip
+    __pow__, __matmul__, __neg__, __abs__ = elementwise.pow, linalg.matmul, elementwise.negative, elementwise.abs
+    __and__, __or__, __xor__, __invert__ = (
+        elementwise.bitwise_and, elementwise.bitwise_or, elementwise.bitwise_xor, elementwise.bitwise_invert
+    )  # fmt: skip
+    __eq__, __ne__ = elementwise.equal, elementwise.not_equal  # type: ignore[assignment]
+    __lt__, __le__, __gt__, __ge__ = (
+        elementwise.less, elementwise.less_equal, elementwise.greater, elementwise.greater_equal
+    )  # fmt: skip
+    __getitem__, __iter__ = indexing.getitem, indexing.iterate
+
+    def __radd__(self, other: Any) -> Any:
+        return apply(elementwise.ADD, (other, self))
+
+    def __rsub__(self, other: Any) -> Any:
+        return apply(elementwise.SUBTRACT, (other, self))
+
+    def __rmul__(self, other: Any) -> Any:
+        return apply(elementwise.MULTIPLY, (other, self))
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return apply(elementwise.DIVIDE, (other, self))
+
+    def __rpow__(self, other: Any) -> Any:
+        return apply(elementwise.POW, (other, self))
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return apply(linalg.MATMUL, (other, self))
+
+    def __rand__(self, other: Any) -> Any:
+        return apply(elementwise.AND, (other, self))
+
+    def __ror__(self, other: Any) -> Any:
+        return apply(elementwise.OR, (other, self))
+
+    def __rxor__(self, other: Any) -> Any:
+        return apply(elementwise.XOR, (other, self))
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise TypeError("a tensor's value never changes: x[i] = v is not possible; x.at[i].set(v) gives a new tensor")
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._augmented(elementwise.ADD, other, "+")
+
+    def __isub__(self, other: Any) -> Any:
+        return self._augmented(elementwise.SUBTRACT, other, "-")
+
+    def __imul__(self, other: Any) -> Any:
+        return self._augmented(elementwise.MULTIPLY, other, "*")
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._augmented(elementwise.DIVIDE, other, "/")
+
+    def _augmented(self, op: Op, other: Any, sign: str) -> Any:
+        """`x += 1` binds a new value; of state it would make a computed value, and silently part with the state."""
+        if self._cell is not None:
+            raise TypeError(f"p {sign}= v would replace this parameter or variable by a value; use p.set(p {sign} v)")
+        return apply(op, (self, other))
+
+    # ---- copies
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self._cell is None:
+            return self  # values never change, so one serves for all
+        memo[id(self)] = new = creation.leaf(type(self), self, device=self.device, tracked=self._aval.tracked)
+        return new
+
+    def __reduce__(self) -> Any:
+        state = self._cell is not None
+        return _restore, (type(self), np.array(self.numpy()), self.dtype.name, self.device, state, self._aval.tracked)
+
+
+Result.kind = Tensor
+
+
+def _restore(cls: type, array: Any, dtype: str, device: str, state: bool, tracked: bool) -> Any:
+    if state:
+        return creation.leaf(cls, array, as_dtype(dtype), device, tracked)
+    return creation.tensor(array, as_dtype(dtype), device)
+
+
+def _set(old: Node, new: Node) -> tuple[Node, Node]:
+    value = make("stop_gradient", b.convert(new, old.dtype))
+    return value, make("variable", value) if old.tracked else value
+
+
+SET = Op("set", _set)
+
+
+class _Variable(type):
+    def __instancecheck__(cls, x: object) -> bool:
+        return isinstance(x, Tensor) and x._aval.tracked
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError("variables are made by kt.variable(...)")
+
+
+class Variable(Tensor, metaclass=_Variable):
+    """The type of tensors that are tracked: `isinstance(x, Variable)` tells at run time."""
+
+    __slots__ = ()
+
+
+def is_variable(x: Any) -> bool:
+    """Whether x is tracked: a parameter, a variable, or computed from one.
+
+    >>> import katachi as kt
+    >>> kt.is_variable(kt.variable([1.0]) * 2), kt.is_variable(kt.ones(1))
+    (True, False)
+    """
+    return isinstance(x, Tensor) and x._aval.tracked
+
+
+def evaluate(*tensors: Any) -> None:
+    """Compute these tensors now, and what else is pending with them: `kt.eval(a, b)`. Without any, all pending work.
+
+    >>> import katachi as kt
+    >>> kt.eval(kt.ones(2) + 1)
+    """
+    if not tensors:
+        flush()
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise DTypeError(f"eval: needs tensors, got {type(x).__name__}")
+        settle(x)
+
+

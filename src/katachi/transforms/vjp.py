@@ -1,0 +1,274 @@
+"""The reverse-differentiation column: for each primitive and input, the cotangent that flows back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from katachi.errors import GradientError
+from katachi.graph import build as b
+from katachi.graph.node import Node
+from katachi.graph.primitives import constant, make
+from katachi.transforms import derivatives as d
+from katachi.transforms.view import View
+
+Rule = Callable[[Node, View], Node]
+
+
+def _unary(derivative: Callable[[View], Node]) -> tuple[Rule]:
+    return (lambda g, v: b.multiply(g, derivative(v)),)
+
+
+def _zero(g: Node) -> Node:
+    return constant(0.0, g.dtype, g.device)
+
+
+def _inverse(permutation: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(permutation.index(i) for i in range(len(permutation)))
+
+
+def _broadcast_in_dim(g: Node, v: View) -> Node:
+    x, dims = v.like(0), v.attrs["dims"]
+    stretched = [d for n, d in zip(x.shape, dims, strict=True) if b.is_one(n) and not b.is_one(g.shape[d])]
+    summed = tuple(i for i in range(len(g.shape)) if i not in dims or i in stretched)
+    return b.reshape(b.reduce("reduce_sum", g, summed), x.shape)
+
+
+def _slice(g: Node, v: View) -> Node:
+    x, start, stride = v.like(0), v.attrs["start"], v.attrs["stride"]
+    if 0 in g.shape:
+        return b.like(x, 0.0)
+    taken = [(n - 1) * s + 1 for n, s in zip(g.shape, stride, strict=True)]
+    high = tuple(n - a - t for n, a, t in zip(x.shape, start, taken, strict=True))
+    return make("pad", g, _zero(g), low=start, high=high, interior=tuple(s - 1 for s in stride))
+
+
+def _unpadded(g: Node, v: View) -> Node:
+    x, low, interior = v.like(0), v.attrs["low"], v.attrs["interior"]
+    sizes = zip(x.shape, low, interior, strict=True)
+    limit = tuple(lo + (n - 1) * (i + 1) + 1 if n else lo for n, lo, i in sizes)
+    return make("slice", g, start=low, limit=limit, stride=tuple(i + 1 for i in interior))
+
+
+def _pad_value(g: Node, v: View) -> Node:
+    every = tuple(range(len(g.shape)))
+    inside = _unpadded(g, v)
+    return b.subtract(b.reduce("reduce_sum", g, every), b.reduce("reduce_sum", inside, every))
+
+
+def _part(i: int) -> Rule:
+    def rule(g: Node, v: View) -> Node:
+        axis = v.attrs["dimension"]
+        before = sum(n.shape[axis] for n in v.node.inputs[:i])
+        start = tuple(before if a == axis else 0 for a in range(len(g.shape)))
+        size = v.like(i).shape
+        limit = tuple(a + n for a, n in zip(start, size, strict=True))
+        return make("slice", g, start=start, limit=limit, stride=(1,) * len(start))
+
+    return rule
+
+
+def _reduce_sum(g: Node, v: View) -> Node:
+    x, axes = v.like(0), v.attrs["axes"]
+    kept = tuple(i for i in range(len(x.shape)) if i not in axes)
+    return make("broadcast_in_dim", g, shape=x.shape, dims=kept)
+
+
+def _reduce_extreme(g: Node, v: View) -> Node:
+    return b.multiply(_reduce_sum(g, v), d.reduced_share(v))
+
+
+def _dot_general(side: int) -> Rule:
+    """g has axes (batch, free of a, free of b); contract it with the other operand's free axes, then put axes in place."""
+
+    def rule(g: Node, v: View) -> Node:
+        mine, other = v.like(side), v.x(1 - side)
+        batch, contract = v.attrs["batch"], v.attrs["contract"]
+        rank, other_rank, batched = len(mine.shape), len(other.shape), len(batch[0])
+        my_free = [i for i in range(rank) if i not in batch[side] and i not in contract[side]]
+        other_free = [i for i in range(other_rank) if i not in batch[1 - side] and i not in contract[1 - side]]
+        first = batched + (len(my_free) if side == 0 else 0)
+        g_contract = tuple(range(first, first + len(other_free)))
+        out = make(
+            "dot_general",
+            g,
+            other,
+            batch=(tuple(range(batched)), batch[1 - side]),
+            contract=(g_contract, tuple(other_free)),
+        )
+        # out's axes: batch, my free, then the other's contracted axes in the other's own order
+        pair = dict(zip(contract[1 - side], contract[side], strict=True))
+        axes = [*batch[side], *my_free, *(pair[i] for i in sorted(contract[1 - side]))]
+        return b.transpose(out, _inverse(tuple(axes)))
+
+    return rule
+
+
+def _convolution_input(g: Node, v: View) -> Node:
+    """The transposed convolution: g dilated by the strides, the kernel reversed, channels exchanged within each group."""
+    x, w, a = v.like(0), v.x(1), v.attrs
+    groups, k = a["groups"], len(a["strides"])
+    out, per_in, *window = w.shape
+    w = b.reshape(w, (groups, out // groups, per_in, *window))
+    w = b.transpose(w, (0, 2, 1, *range(3, 3 + k)))
+    w = make("reverse", b.reshape(w, (groups * per_in, out // groups, *window)), dimensions=tuple(range(2, 2 + k)))
+    padding = []
+    for i in range(k):
+        size = (x.shape[2 + i] - 1) * a["lhs_dilation"][i] + 1
+        reach = a["rhs_dilation"][i] * (window[i] - 1) + 1
+        spread = (g.shape[2 + i] - 1) * a["strides"][i] + 1
+        low = reach - 1 - a["padding"][i][0]
+        padding.append((low, size + reach - 1 - spread - low))
+    return make(
+        "convolution", g, w, strides=a["lhs_dilation"], padding=tuple(padding), lhs_dilation=a["strides"],
+        rhs_dilation=a["rhs_dilation"], groups=groups,
+    )  # fmt: skip
+
+
+def _convolution_weight(g: Node, v: View) -> Node:
+    """A convolution over the batch: x with channels as batch, g as the kernel, dilated by the strides."""
+    x, w, a = v.x(0), v.like(1), v.attrs
+    groups, k = a["groups"], len(a["strides"])
+    n, channels, *spatial = x.shape
+    out, per_in, *window = w.shape
+    rest = tuple(range(3, 3 + k))
+    x = b.transpose(b.reshape(x, (n, groups, channels // groups, *spatial)), (2, 1, 0, *rest))
+    x = b.reshape(x, (per_in, groups * n, *spatial))
+    g = b.transpose(g, (1, 0, *range(2, 2 + k)))
+    padding = []
+    for i in range(k):
+        size = (spatial[i] - 1) * a["lhs_dilation"][i] + 1
+        reach = (g.shape[2 + i] - 1) * a["strides"][i] + 1
+        want = a["rhs_dilation"][i] * (window[i] - 1) + 1
+        low = a["padding"][i][0]
+        padding.append((low, want + reach - 1 - size - low))
+    grown = make(
+        "convolution", x, g, strides=a["rhs_dilation"], padding=tuple(padding), lhs_dilation=a["lhs_dilation"],
+        rhs_dilation=a["strides"], groups=groups,
+    )  # fmt: skip
+    return b.transpose(grown, (1, 0, *range(2, 2 + k)))
+
+
+def _gather(g: Node, v: View) -> Node:
+    return make("scatter", b.like(v.like(0), 0.0), v.x(1), g, combine="add", **v.attrs)
+
+
+def _scatter_operand(g: Node, v: View) -> Node:
+    if v.attrs["combine"] == "add":
+        return g
+    return make("scatter", g, v.x(1), b.like(v.like(2), 0.0), **v.attrs)
+
+
+def _scatter_update(g: Node, v: View) -> Node:
+    read = make("gather", g, v.x(1), axes=v.attrs["axes"], batch=v.attrs["batch"])
+    if v.attrs["combine"] == "add":
+        return read
+    return b.select(d.scatter_winners(v), read, b.like(read, 0.0))
+
+
+def _starts(v: View, first: int) -> list[Node]:
+    return [v.x(i) for i in range(first, len(v.node.inputs))]
+
+
+VJP: dict[str, Sequence[Rule | None]] = {
+    **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
+    "negate": (lambda g, v: make("negate", g),),
+    "variable": (lambda g, v: g,),
+    "add": (lambda g, v: g, lambda g, v: g),
+    "subtract": (lambda g, v: g, lambda g, v: make("negate", g)),
+    "multiply": (lambda g, v: b.multiply(g, v.x(1)), lambda g, v: b.multiply(g, v.x(0))),
+    "divide": (
+        lambda g, v: b.divide(g, v.x(1)),
+        lambda g, v: make("negate", b.divide(b.multiply(g, v.out), v.x(1))),
+    ),
+    "power": (
+        lambda g, v: b.multiply(g, d.power_base(v)),
+        lambda g, v: b.multiply(g, d.power_exponent(v)),
+    ),
+    "maximum": tuple(lambda g, v, i=i: b.multiply(g, d.extreme_share(v, i, "GT")) for i in range(2)),
+    "minimum": tuple(lambda g, v, i=i: b.multiply(g, d.extreme_share(v, i, "LT")) for i in range(2)),
+    "select": (
+        None,
+        lambda g, v: b.select(v.x(0), g, b.like(g, 0.0)),
+        lambda g, v: b.select(v.x(0), b.like(g, 0.0), g),
+    ),
+    "convert": (lambda g, v: b.convert(g, v.like(0).dtype),),
+    "broadcast_in_dim": (_broadcast_in_dim,),
+    "reshape": (lambda g, v: b.reshape(g, v.like(0).shape),),
+    "transpose": (lambda g, v: b.transpose(g, _inverse(v.attrs["permutation"])),),
+    "slice": (_slice,),
+    "dynamic_slice": (lambda g, v: make("dynamic_update_slice", b.like(v.like(0), 0.0), g, *_starts(v, 1)),),
+    "dynamic_update_slice": (
+        lambda g, v: make("dynamic_update_slice", g, b.like(v.like(1), 0.0), *_starts(v, 2)),
+        lambda g, v: make("dynamic_slice", g, *_starts(v, 2), sizes=v.like(1).shape),
+    ),
+    "pad": (_unpadded, _pad_value),
+    "reverse": (lambda g, v: make("reverse", g, **v.attrs),),
+    "reduce_sum": (_reduce_sum,),
+    "reduce_max": (_reduce_extreme,),
+    "reduce_min": (_reduce_extreme,),
+    "dot_general": (_dot_general(0), _dot_general(1)),
+    "convolution": (_convolution_input, _convolution_weight),
+    "reduce_window": (lambda g, v: make("reduce_window_gradient", v.x(0), g, **v.attrs),),
+    "reduce_window_gradient": (None, lambda g, v: d.window_gather(v, g)),
+    "gather": (_gather, None),
+    "scatter": (_scatter_operand, None, _scatter_update),
+}
+
+
+def rule(node: Node, i: int) -> Rule | None:
+    """The rule for input i, or None where nothing flows."""
+    if node.primitive == "concatenate":
+        return _part(i)
+    if node.primitive in d.FLAT:
+        return None
+    rules = VJP[node.primitive]
+    return rules[i] if i < len(rules) else None
+
+
+def itself(node: Node) -> Node:
+    return node
+
+
+def backward(
+    seeds: dict[Node, Node],
+    order: Sequence[Node],
+    value: Callable[[Node], Node] = itself,
+    links: dict[Node, Node] | None = None,
+    visit: Callable[[Node], None] | None = None,
+    until: frozenset[Node] = frozenset(),
+) -> dict[Node, Node]:
+    """Cotangents of every tracked node that `seeds` reach, as nodes.
+
+    `order` lists the graph topologically; it is walked from its end. `value(n)` is the node that stands for n's value in
+    the program being built (n itself where the forward pass is part of it). `links` continues the walk from an input
+    node to the node of an older graph whose value it carries. `visit` is called with each node whose rules run.
+    The walk does not pass the nodes of `until`.
+
+    The order of additions is the order of the graph, so bits do not depend on when parts of it were computed.
+    """
+    ct = dict(seeds)
+    links = links or {}
+    for node in reversed(order):
+        g = ct.get(node)
+        if g is None or not node.tracked or node in until:
+            continue
+        target = links.get(node)
+        if target is not None:
+            _accumulate(ct, target, g)
+            continue
+        if not node.inputs:
+            continue
+        if visit:
+            visit(node)
+        view = View(node, value)
+        for i, x in enumerate(node.inputs):
+            if x.tracked and (f := rule(node, i)) is not None:
+                _accumulate(ct, x, f(g, view))
+    return ct
+
+
+def _accumulate(ct: dict[Node, Node], node: Node, g: Node) -> None:
+    if g.shape != node.shape or g.dtype is not node.dtype:
+        raise GradientError(f"internal: a gradient of {node!r} came out as {g!r}")
+    old = ct.get(node)
+    ct[node] = g if old is None else make("add", old, g)
