@@ -193,8 +193,8 @@ def _join(
     reads: set[tuple[Node, Labels]],
     after: int,
 ) -> int | None:
-    """The latest group that can take a root: nothing it reads is computed later, and what the group computes it reads at
-    the group's own loops."""
+    """The latest group that can take a root: nothing it reads is computed later, and what the group computes it
+    reads at the group's own loops."""
     wanted = {r for r, _ in reads}
     for i in range(len(groups) - 1, max(after, 0) - 1, -1):
         g = groups[i]

@@ -261,16 +261,10 @@ class Builder:
         kind, align = (memory if lanes == 1 else f"<{lanes} x {memory}>"), _align(memory)
         if at.lanes > 1 or mask is not None:
             mask = self.splat(self.const("i1", 1) if mask is None else mask, lanes)
-            name = "gather" if at.lanes > 1 else "load"
-            self.declared.add(
-                f"declare {kind} @llvm.masked.{name}.{_tag(memory, lanes)}.{_tag('ptr', at.lanes)}({at.type}, {mask.type}, {kind})"
-            )
-            first = f"{at.type} align {align} {at}"
-            v = self.op(
-                memory,
-                lanes,
-                f"call {kind} @llvm.masked.{name}.{_tag(memory, lanes)}.{_tag('ptr', at.lanes)}({first}, {mask.typed}, {kind} zeroinitializer)",
-            )
+            name = f"llvm.masked.{'gather' if at.lanes > 1 else 'load'}.{_tag(memory, lanes)}.{_tag('ptr', at.lanes)}"
+            self.declared.add(f"declare {kind} @{name}({at.type}, {mask.type}, {kind})")
+            operands = f"{at.type} align {align} {at}, {mask.typed}, {kind} zeroinitializer"
+            v = self.op(memory, lanes, f"call {kind} @{name}({operands})")
         else:
             v = self.op(memory, lanes, f"load {kind}, {at.typed}, align {align}")
         return v.ne(0) if scalar == "i1" else v

@@ -8,8 +8,7 @@ A kernel is a nest of *outer* loops around a row of *stages*. A stage is a nest 
         for i1: ...                     stage 1, sees the sums of stage 0
         ...                             last stage
 
-Exactly one loop is the vector loop: the last outer one, or the last inner one of each stage. A WGSL writer makes threads
-of the outer loops instead.
+The vector loop is an outer one, or the last inner one of each stage. A WGSL writer makes threads of the outer loops.
 
 `Code` is a kernel's structure and the key of its machine code: no extents, no strides, no addresses. These are `Kernel.
 parameters`, int64 numbers that the code reads by their slot. So a kernel fits every size, and equal layers share it.
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from katachi.graph.node import Node
 
+INNER = -1  # in place of a vector loop's number
 UNIT = -1  # in an Affine: the coefficient along the vector loop is one, known when the code is written
 
 
@@ -64,8 +64,13 @@ class Code(NamedTuple):
 
     outer: int
     stages: tuple[int, ...]  # how many inner loops each has
-    vector_outer: bool  # the vector loop is the last outer one, not each stage's last inner one
+    vector: int  # the vector loop, an outer one; or INNER: the last inner loop of each stage
     body: tuple[Instr, ...]
+
+    @property
+    def vector_outer(self) -> bool:
+        """Whether the vector loop is an outer one."""
+        return self.vector != INNER
 
     @property
     def starts(self) -> tuple[int, ...]:

@@ -46,8 +46,8 @@ def strides(shape: Sequence[int]) -> list[int]:
 
 
 def ones_apart(source: Sequence[int], target: Sequence[int]) -> list[int | None] | None:
-    """For each axis of `source` the axis of `target` it becomes (None: it has size one) if a reshape only adds and drops
-    axes of size one, else None."""
+    """For each axis of `source` the axis of `target` it becomes (None: it has size one); or None where a reshape does
+    more than add and drop axes of size one."""
     kept = [i for i, n in enumerate(target) if n != 1]
     if [source[i] for i in range(len(source)) if source[i] != 1] != [target[i] for i in kept]:
         return None
@@ -277,7 +277,7 @@ def _rng_bits(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
 def _indexed(
     lo: Lowerer, node: Node, lead: Indices, position: Indices, mask: int | None
 ) -> tuple[dict[int, Index], int | None]:
-    """For each axis that a gather or scatter addresses the checked index read at `position`, and where all are inside."""
+    """For each axis that a gather or scatter addresses the index read at `position`, and where all are inside."""
     x, index = node.inputs[:2]
     chosen: dict[int, Index] = {}
     for i, axis in enumerate(node.attrs["axes"]):

@@ -1,7 +1,7 @@
 """The matmul template: any strides, any batch, one micro-kernel for all.
 
-A task is a block of the result. Its tiles of MR rows and up to NV vectors of columns stay in registers while a block of K
-passes. A is read where it lies, B as well if its rows are contiguous; otherwise a kernel before it packs B into panels of
+A task is a block of the result. Its tiles of MR rows and up to NV vectors of columns stay in registers while a block of
+K passes. A is read where it lies, B as well if its rows are contiguous; otherwise a kernel packs B first, in panels of
 one tile's width. Masks guard the last columns; rows beyond the last repeat row 0 and are not stored.
 """
 
@@ -19,8 +19,8 @@ from katachi.kernels.lower import INDEX, ZERO, Index, combine, ones_apart, strid
 K_BLOCK = 512
 OUTER = 4  # loops around a matrix product: batch axes and free axes that do not melt into one
 ALONE = 40**3  # multiplications: below, one thread is faster
-_NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "brs", "bcs", "ldc", "panel", "rows", "columns",
-          *(f"{kind}{i}" for i in range(OUTER) for kind in ("size", "astep", "bstep", "cstep")))  # fmt: skip
+_NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "brs", "bcs", "ldc", "panel", "rows",
+          "columns", *(f"{kind}{i}" for i in range(OUTER) for kind in ("size", "astep", "bstep", "cstep")))  # fmt: skip
 
 
 class Product(NamedTuple):
@@ -36,10 +36,10 @@ class Problem(NamedTuple):
     a: Node
     b: Node
     offsets: tuple[int, int]
-    m: tuple[int, int, int]  # size, step in a, step in the result
-    n: tuple[int, int, int]  # size, step in b, step in the result
-    k: tuple[int, int, int]  # size, step in a, step in b
-    outer: list[tuple[int, int, int, int]]  # size, steps in a, b and the result
+    m: tuple[int, ...]  # size, step in a, step in the result
+    n: tuple[int, ...]  # size, step in b, step in the result
+    k: tuple[int, ...]  # size, step in a, step in b
+    outer: list[tuple[int, ...]]  # size, steps in a, b and the result
 
 
 def base(node: Node) -> Node:
@@ -97,13 +97,11 @@ def analyse(node: Node) -> Problem | None:
     (a_offset, a_terms), (b_offset, b_terms) = _flat(a, index("a", a)), _flat(b, index("b", b))
     left, right = dict(a_terms), dict(b_terms)
     steps = strides(node.shape)
-    batch = [(a.shape[x], left.get(i, 0), right.get(i, 0), steps[i]) for i, x in enumerate(ab)]
+    batch: list[tuple[int, ...]] = [(a.shape[x], left.get(i, 0), right.get(i, 0), steps[i]) for i, x in enumerate(ab)]
     k = _melt([(a.shape[x], left.get(variables["a", x], 0), right.get(variables["a", x], 0)) for x in ak])
     m = _melt([(a.shape[x], left.get(variables["a", x], 0), steps[len(ab) + i]) for i, x in enumerate(am)])
     n = _melt([(b.shape[x], right.get(variables["b", x], 0), steps[len(ab) + len(am) + i]) for i, x in enumerate(bn)])
-    outer = _melt(
-        batch + [(s, x, 0, z) for s, x, z in m[:-1]] + [(s, 0, y, z) for s, y, z in n[:-1]]  # type: ignore[misc]
-    )
+    outer = _melt(batch + [(s, x, 0, z) for s, x, z in m[:-1]] + [(s, 0, y, z) for s, y, z in n[:-1]])
     if len(k) > 1 or len(outer) > OUTER:
         return None
     one = (1, 0, 0)
@@ -114,7 +112,7 @@ def analyse(node: Node) -> Problem | None:
         m[-1] if m else one,
         n[-1] if n else one,
         k[-1] if k else one,
-        outer,  # type: ignore[arg-type]
+        outer,
     )
 
 
@@ -170,8 +168,9 @@ def lower_matmul(
                 break
     tasks = -(-m // high) * -(-n // wide) * repeats
     common = {
-        "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m, "n": n,
-        "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "panel": 0, "rows": high, "columns": wide,
+        "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
+        "n": n, "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "panel": 0, "rows": high,
+        "columns": wide,
     }  # fmt: skip
     for i, (size, *steps) in enumerate(outer):
         common[f"size{i}"] = size

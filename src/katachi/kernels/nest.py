@@ -8,7 +8,7 @@ from itertools import pairwise
 from katachi.graph.node import Node
 from katachi.graph.primitives import REDUCTIONS
 from katachi.graph.sizes import count
-from katachi.kernels.loops import ACCUMULATIONS, UNIT, Affine, Code, Instr, Kernel
+from katachi.kernels.loops import ACCUMULATIONS, INNER, UNIT, Affine, Code, Instr, Kernel
 from katachi.kernels.lower import ZERO, Index, Indices, Lowerer, combine, strides
 
 _ACCUMULATE = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "argmax": "argmax"}
@@ -122,13 +122,18 @@ def _finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: in
                 extents[melted[a]] *= whole[a]
     keep = [[loop for loop in nest if loop not in melted] for nest in (outer, *stages)]
     outer, stages = keep[0], keep[1:]
-    renumber = {loop: i for i, loop in enumerate(loop for nest in keep for loop in nest)}
-    sizes = [extents[loop] for loop in renumber]
-
     ends = {nest[-1] for nest in stages if nest}
     last = outer[-1] if outer else None
     votes = sum((any(m.get(e) == 1 for e in ends)) - (last is not None and m.get(last) == 1) for m in maps)
     vector_outer = last is not None and (not ends or votes < 0)
+    if vector_outer:
+        # Where something runs across the vectors, the loop it runs along goes inside, so that its cache lines serve all
+        # lanes before they are gone.
+        across = [loop for loop in outer[:-1] if any(m.get(loop) == 1 and m.get(last, 0) > 1 for m in maps)]
+        outer[:] = [loop for loop in outer if loop not in across] + across
+    renumber = {loop: i for i, loop in enumerate(loop for nest in keep for loop in nest)}
+    sizes = [extents[loop] for loop in renumber]
+
     vectors = {last} if vector_outer else ends
 
     depth_of: dict[int, int] = {loop: i + 1 for i, loop in enumerate(outer)}
@@ -168,5 +173,5 @@ def _finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: in
         elif name == "check":
             extra = (extra[0] + base, extra[1] + base)
         body.append(Instr(name, dtype, args, extra, where))
-    code = Code(len(outer), tuple(len(nest) for nest in stages), vector_outer, tuple(body))
+    code = Code(len(outer), tuple(len(nest) for nest in stages), renumber[last] if vector_outer else INNER, tuple(body))
     return Kernel(code, parameters, sizes, elements * len(body), tuple(lo.checks))

@@ -1,4 +1,4 @@
-"""One operation of the loop language in LLVM's terms, and the accumulations. Nothing here traps, whatever the values."""
+"""One operation of the loop language in LLVM's terms, and the accumulations. Nothing traps, whatever the values."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ INFINITY = {  # the smallest and largest value of a signed type
     "double": (-math.inf, math.inf),
 }
 
-_ORDER = {"EQ": ("eq", "eq", "oeq"), "NE": ("ne", "ne", "une"), "LT": ("slt", "ult", "olt"), "LE": ("sle", "ule", "ole"),
-          "GT": ("sgt", "ugt", "ogt"), "GE": ("sge", "uge", "oge")}  # fmt: skip
+_ORDER = {"EQ": ("eq", "eq", "oeq"), "NE": ("ne", "ne", "une"), "LT": ("slt", "ult", "olt"),
+          "LE": ("sle", "ule", "ole"), "GT": ("sgt", "ugt", "ogt"), "GE": ("sge", "uge", "oge")}  # fmt: skip
 
 
 def _compare(b: Builder, instr: Instr, x: Value, y: Value) -> Value:

@@ -56,7 +56,7 @@ class _Writer:
     def _vector_loops(self) -> set[int]:
         code = self.code
         if code.vector_outer:
-            return {code.outer - 1}
+            return {code.vector}
         loops, at = set(), code.outer
         for inner in code.stages:
             at += inner
@@ -106,9 +106,7 @@ class _Writer:
         mine = self.parameters[self.code.split_slot].eq(depth)
         low = b.select(mine, self.first, b.const("i64", 0))
         high = b.select(mine, b.smin(self.last, high), high)
-        self._loop(
-            depth, low, high, self.code.vector_outer and depth == self.code.outer - 1, lambda: self._outer(depth + 1)
-        )
+        self._loop(depth, low, high, depth == self.code.vector, lambda: self._outer(depth + 1))
 
     def _stages(self) -> None:
         loop = self.code.outer
@@ -156,7 +154,7 @@ class _Writer:
         b = self.b
         if not vector:
             with b.loop(low, high) as i:
-                self._body(loop, i, 1 if not self.code.vector_outer else self.width, self.mask, inside, False)
+                self._body(loop, i, self.width, self.mask, inside, False)
             return
         whole = low + ((high - low) & -self.lanes)
         with b.loop(low, whole, self.lanes) as i:

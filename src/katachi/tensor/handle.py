@@ -60,7 +60,7 @@ class Handle:
 
 def handle(cls: type, aval: Aval, value: Buffer | None = None, slot: int = CONCRETE) -> Any:
     """A new handle of a class derived from Handle, without running its constructor."""
-    h = cls.__new__(cls)
+    h = object.__new__(cls)
     h._aval, h._value, h._slot = aval, value, slot
     h._origin = h._grad = h._cell = None
     return h

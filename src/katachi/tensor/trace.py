@@ -136,6 +136,7 @@ class Trace:
         self.context: Any = None  # what a contextual operation needs beside its operands
         self.fresh: list[Handle] = []
         self.last = self.root
+        self.failed: Deferred | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -204,7 +205,10 @@ def current() -> Trace:
 def apply(
     op: Op, operands: Sequence[Any], attrs: tuple[Any, ...] = (), writes: tuple[Write, ...] = (), many: bool = False
 ) -> Any:
-    """The handle (or handles, if the operation has several results) of an operation on tensors and Python numbers."""
+    """The handle (or handles, if the operation has several results) of an operation on tensors and Python numbers.
+
+    One that writes to cells has no results but these.
+    """
     t = _local.trace
     e = t.entry.hot
     if e is None or not _follow(t, e, op, operands, attrs):
@@ -228,6 +232,9 @@ def apply(
     slot = t.base + e.first
     if e.writes:
         _pend_writes(t, e, operands, slot)
+        if e.flushes:
+            flush(t)
+        return []
     refs = t.refs
     if len(e.out_avals) == 1 and not many:
         h = _new(Result.kind)
@@ -500,3 +507,4 @@ def _fail(t: Trace, live: list[Handle]) -> None:
         for h in cell.live():
             h._slot = -1
     t.reset()
+    t.failed = rest

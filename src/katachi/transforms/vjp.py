@@ -149,6 +149,12 @@ def _convolution_weight(g: Node, v: View) -> Node:
 
 
 def _gather(g: Node, v: View) -> Node:
+    x, index, axes, batch = v.like(0), v.x(1), v.attrs["axes"], v.attrs["batch"]
+    if axes == (batch,) and len(x.shape) == batch + 1 and len(index.shape) == batch + 1:
+        # one element a row, as in a cross-entropy: element-wise, where a scatter would go through memory at random
+        line = make("iota", shape=x.shape, dtype=index.dtype, dimension=batch, device=x.device)
+        picked = b.compare(line, "EQ", b.spread(index, x.shape))
+        return b.select(picked, b.spread(b.reshape(g, index.shape), x.shape), b.like(x, 0.0))
     return make("scatter", b.like(v.like(0), 0.0), v.x(1), g, combine="add", **v.attrs)
 
 

@@ -90,7 +90,7 @@ def _split(kernel: Kernel, threads: int) -> int:
     if threads == 1 or pieces < 2 or not outer:
         return 1
     loop = 0 if outer[0] >= pieces else max(range(code.outer), key=outer.__getitem__)
-    grain = _GRAIN if code.vector_outer and loop == code.outer - 1 else 1
+    grain = _GRAIN if loop == code.vector else 1
     steps = -(-outer[loop] // grain)
     chunk = -(-steps // min(pieces, steps)) * grain
     kernel.parameters[slot : slot + 2] = [loop, chunk]

@@ -208,7 +208,10 @@ define internal void @restore_mode(i32 %old) {
   ret void
 }
 """
-_SYSCALL = "call i64 (i64, ...) @syscall(i64 {0}, ptr getelementptr (i8, ptr @state, i64 4), i32 {1}, i32 {2}, ptr null, ptr null, i32 0)"
+_SYSCALL = (
+    "call i64 (i64, ...) @syscall(i64 {0}, ptr getelementptr (i8, ptr @state, i64 4), i32 {1}, i32 {2},"
+    " ptr null, ptr null, i32 0)"
+)
 
 
 def _source(arch: str, futex: int | None) -> str:

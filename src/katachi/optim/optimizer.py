@@ -1,0 +1,132 @@
+"""What optimisers share: parameter groups, taking gradients out, one update for all parameters of a group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from katachi.errors import GradientError
+from katachi.tensor.creation import leaf
+from katachi.tensor.handle import handle
+from katachi.tensor.tensor import Tensor
+from katachi.tensor.trace import Op, Write, apply, current, flush
+
+
+class Optimizer:
+    """Base of the optimisers. `param_groups` is a list of dicts with "params" and the settings, which may be changed
+    between steps: numbers are read at every step and never recompile anything.
+
+    A subclass gives `update`, an Op on (parameters, gradients, states..., numbers...), `states`, the names of its state,
+    and `numbers(group, step)`, the host numbers of a step.
+    """
+
+    update: Op
+    states: tuple[str, ...] = ()
+
+    def __init__(self, params: Iterable[Any], **defaults: Any) -> None:
+        items = list(params)
+        if not items:
+            raise ValueError(f"{type(self).__name__}: there are no parameters to optimise")
+        groups = items if isinstance(items[0], dict) else [{"params": items}]
+        self.param_groups = [{**defaults, **g, "params": list(g["params"])} for g in groups]
+        self.state: dict[int, dict[str, Any]] = {}
+        seen: set[int] = set()
+        for p in (p for g in self.param_groups for p in g["params"]):
+            if not isinstance(p, Tensor) or p._cell is None or not p._aval.tracked:
+                what = p._aval if isinstance(p, Tensor) else type(p).__name__
+                raise GradientError(f"{type(self).__name__}: parameters and leaf variables can be optimised, not {what}")
+            if id(p) in seen:
+                raise ValueError(f"{type(self).__name__}: a parameter occurs twice")
+            seen.add(id(p))
+
+    def flags(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Settings that are part of the program: its shape depends on them."""
+        return ()
+
+    def numbers(self, group: Mapping[str, Any], step: int) -> tuple[float, ...]:
+        raise TypeError(f"{type(self).__name__} does not say what a step's numbers are")
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p._grad = None
+
+    def step(self, grads: dict[Any, Any] | None = None) -> None:
+        """Update every parameter that has a gradient, and compute: all that is pending runs as one program.
+
+        Gradients come from `.grad`, None afterwards, or from the store `grads` that kt.gradients gave, empty afterwards.
+        If computing fails, nothing has changed.
+        """
+        taken = []
+        for group in self.param_groups:
+            by_step: dict[int, list[Any]] = {}
+            for p in group["params"]:
+                g = p._grad if grads is None else grads.get(p)
+                if g is not None:
+                    by_step.setdefault(self._state_of(p)["step"], []).append(p)
+            for step, params in by_step.items():
+                taken += self._pend(group, step + 1, params, grads)
+        try:
+            flush()
+        except BaseException:
+            self._give_back(taken, grads)
+            raise
+        for p, *_ in taken:
+            self.state[id(p)]["step"] += 1
+
+    def _state_of(self, p: Any) -> dict[str, Any]:
+        state = self.state.get(id(p))
+        if state is None:
+            zeros = np.zeros(p.shape, p.dtype.numpy) if self.states else None
+            state = {name: leaf(Tensor, zeros, device=p.device, tracked=False) for name in self.states}
+            state["step"] = 0
+            self.state[id(p)] = state
+        return state
+
+    def _pend(self, group: Mapping[str, Any], step: int, params: list[Any], grads: dict[Any, Any] | None) -> list[Any]:
+        """One entry that updates these parameters; returns what it takes to put their gradients back."""
+        n = len(params)
+        cells = [*params, *[self.state[id(p)][name] for name in self.states for p in params]]
+        found = [p._grad for p in params] if grads is None else [grads[p] for p in params]
+        operands = [*cells, *found, *self.numbers(group, step)]
+        writes = _writes(len(cells))
+        apply(self.update, operands, (n, len(self.states), *self.flags(group)), writes)
+        taken = []
+        for p, g in zip(params, found, strict=True):
+            # the handle itself must go: were it alive at the flush, the gradient would be computed for somebody to see
+            taken.append((p, g if g._value is not None else None, g._slot, g._aval))
+            if grads is None:
+                p._grad = None
+            else:
+                del grads[p]
+        return taken
+
+    def _give_back(self, taken: list[Any], grads: dict[Any, Any] | None) -> None:
+        for p, g, slot, kind in taken:
+            if g is None:
+                g = handle(Tensor, kind, None, slot)
+                g._origin = current().failed
+            if grads is None:
+                p._grad = g
+            else:
+                grads[p] = g
+
+
+_WRITES: dict[int, tuple[Write, ...]] = {}
+
+
+def _writes(n: int) -> tuple[Write, ...]:
+    """Operand i takes results 2 i (and 2 i + 1, tracked)."""
+    if n not in _WRITES:
+        _WRITES[n] = tuple(Write(i, 2 * i) for i in range(n))
+    return _WRITES[n]
+
+
+def check_range(name: str, setting: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless low <= value < high."""
+    if not low <= value < high:
+        raise ValueError(f"{name}: {setting} must be at least {low}" + f" and below {high}, got {value}")
