@@ -322,7 +322,7 @@ def test_gather_and_its_bounds() -> None:
     check(make("gather", table, labels, axes=(1,), batch=1), feeds)
     pairs = feeds(rng.integers(0, 11, (9, 2)), int32)
     check(make("gather", table, pairs, axes=(0, 1), batch=0), feeds)
-    for wrong in (11, -1, 2**62):
+    for wrong in (11, -1, 2**40):
         bad = np.zeros((3, 17, 1), np.int64)
         bad[1, 13] = wrong
         feeds = Feeds()
@@ -398,6 +398,29 @@ def test_softmax_in_one_kernel(shape: tuple[int, ...]) -> None:
     if len(shape) > 1 and 1 not in shape:
         assert [g.kind for g in groups_of([p])] == ["loops"]
     check([p, make("reduce_sum", p, axes=(0,))], feeds, 16, 8)
+
+
+def test_values_read_across_their_own_loops() -> None:
+    """A square makes a row look like a column: what is read along other axes must not be taken from the same loops."""
+    for n in (1, 5, 40):
+        feeds = Feeds()
+        x = feeds(rng.standard_normal((n, n)), float32)
+        top, e = make("reduce_max", x, axes=(1,)), make("exponential", x)
+        along, across = (make("broadcast_in_dim", top, shape=x.shape, dims=(d,)) for d in (0, 1))
+        turned = make("add", e, make("transpose", e, permutation=(1, 0)))
+        flipped = make("add", top, make("reverse", top, dimensions=(0,)))
+        check([make("subtract", x, along), make("subtract", x, across), turned, flipped, e], feeds, 4)
+
+
+def test_a_later_stage_reads_what_an_earlier_one_stored() -> None:
+    feeds = Feeds()
+    x = feeds(rng.standard_normal((9, 50)), float32)
+    e = make("exponential", x)
+    more = make("add", make("add", e, x), make("multiply", x, x))
+    total = make("broadcast_in_dim", make("reduce_sum", e, axes=(1,)), shape=x.shape, dims=(0,))
+    p = make("divide", more, total)
+    top = make("broadcast_in_dim", make("reduce_max", p, axes=(1,)), shape=x.shape, dims=(0,))
+    check([make("subtract", make("add", p, e), top), make("reduce_sum", p, axes=(1,))], feeds, 8, 100)
 
 
 def mlp(batch: int, hidden: int) -> tuple[list[Node], Feeds]:

@@ -45,17 +45,18 @@ _serial = itertools.count()
 class Node:
     """One primitive applied to earlier nodes. `serial` grows with every node, so it orders any graph topologically."""
 
-    __slots__ = ("__weakref__", "attrs", "aval", "inputs", "primitive", "serial", "site")
+    __slots__ = ("__weakref__", "attrs", "aval", "group", "inputs", "primitive", "serial", "site")
 
     primitive: str
     inputs: tuple[Node, ...]
     attrs: Mapping[str, Any]
     aval: Aval
     site: object  # the user's line, see graph/site.py
+    group: object  # the same for all nodes of one operation
 
     def __init__(self, primitive: str, inputs: tuple[Node, ...], attrs: Mapping[str, Any], aval: Aval) -> None:
         self.primitive, self.inputs, self.attrs, self.aval = primitive, inputs, attrs, aval
-        self.site, self.serial = origin.site, next(_serial)
+        self.site, self.group, self.serial = origin.site, origin.group, next(_serial)
 
     @property
     def shape(self) -> Shape:

@@ -13,9 +13,10 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class Origin(threading.local):
-    """The site that nodes made by this thread get."""
+    """What nodes made by this thread get: the user's line, and the number of the operation they belong to."""
 
     site: Site | None = None
+    group: object = None
 
 
 origin = Origin()

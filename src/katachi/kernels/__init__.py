@@ -1,1 +1,1 @@
-"""."""
+"""The loop language and its templates; writers turn them into a target's language."""

@@ -106,7 +106,7 @@ class Lowerer:
         self.instrs: list[tuple[str, str, tuple[int, ...], Any]] = []  # name, dtype, arguments, extra
         self.memo: dict[tuple[Node, Indices, int | None], int] = {}
         self.known: dict[Any, int] = {}  # equal instructions are one
-        self.accumulated: dict[Node, int] = {}
+        self.accumulated: dict[Node, tuple[int, Indices]] = {}  # and the index it was computed at
         self.numbers: list[int] = []
         self.checks: list[tuple[int, Node]] = []
 
@@ -140,7 +140,9 @@ class Lowerer:
 
     def _value(self, node: Node, at: Indices, mask: int | None) -> int:
         if node in self.accumulated:
-            return self.accumulated[node]
+            value, home = self.accumulated[node]
+            assert at == home, f"{node} is known at the loops of its group only"
+            return value
         if node in self.rows:
             return self.load(node, node.shape, at, mask)
         return LOWERING[node.primitive](self, node, at, mask)

@@ -68,8 +68,8 @@ def lower_loops(
             if depth[node] != stage:
                 continue
             if node.primitive in REDUCING:
-                lo.accumulated[node] = _accumulate(lo, node, tuple(at), stage)
-                value, spot = lo.accumulated[node], kept
+                value, spot = _accumulate(lo, node, tuple(at), stage), kept
+                lo.accumulated[node] = value, spot
             else:
                 spot = (
                     _fit(node.shape, full, tuple(at))

@@ -10,7 +10,7 @@ from katachi.graph import build as b
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import make
 from katachi.tensor.handle import LEAF, Handle
-from katachi.tensor.tape import CONSUMED, Tape, Unfolded, tapes_of
+from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
 from katachi.tensor.trace import Entry, Op, Trace, apply, current
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
@@ -28,11 +28,7 @@ class Layout(NamedTuple):
     create_graph: bool = False
     retain_graph: bool = False
     dissolve: bool = False
-
-    @property
-    def lasting(self) -> bool:
-        """Whether the results may be differentiated again."""
-        return self.create_graph or self.dissolve
+    lasting: bool = False
 
 
 class Found(NamedTuple):
@@ -106,10 +102,12 @@ class _Run:
     """One differentiation: its operands in the order in which the builders take them apart."""
 
     def __init__(
-        self, roots: Sequence[Handle], seeds: Sequence[Handle | None], wanted: Sequence[Handle], accumulate: bool
+        self, roots: Sequence[Handle], seeds: Sequence[Handle | None], wanted: Sequence[Handle], accumulate: bool,
+        nested: bool = False,
     ) -> None:
         self.trace = t = current()
         self.roots, self.seeds, self.wanted = list(roots), list(seeds), list(wanted)
+        self.nested = nested
         self.tapes = tapes_of(t, [*roots, *wanted])
         occurrences = [*t.leaves, *[h for h in (*roots, *wanted) if h._origin is LEAF]]
         for tape in self.tapes:
@@ -124,10 +122,11 @@ class _Run:
             self.occurrences.append(i)
         self.old = [leaf._grad if accumulate else None for leaf in self.leaves]
         self.number = number
-        self.adopted: list[Handle] = []  # leaves of tapes that the results can be differentiated by
 
     def apply(self, op: Op, **how: bool) -> tuple[list[Handle], Found]:
         t, tapes = self.trace, self.tapes
+        # may the results be differentiated again? A dissolved one only by what is variable anyway
+        lasting = how.get("create_graph", False) or (how.get("dissolve", False) and bool(self.leaves or self.nested))
         place = {id(tape): i for i, tape in enumerate(tapes)}
         layout = Layout(
             len(self.roots),
@@ -139,14 +138,13 @@ class _Run:
             tuple([g is not None for g in self.old]),
             tuple([self.number[id(h)] if h._origin is LEAF else -1 for h in self.wanted]),
             **how,
+            lasting=lasting,
         )  # fmt: skip
         operands: list[Any] = [*self.roots, *[s for s in self.seeds if s is not None], *self.wanted]
         for tape in tapes:
-            operands += tape.kept
+            operands += tape.tracked() if lasting else tape.kept
             operands += tape.scalars
         operands += [g for g in self.old if g is not None]
-        if layout.lasting:
-            self.adopted = [tape.leaves[i] for tape in tapes for _, i in tape.template.leaves]
         t.context = self
         try:
             results = apply(op, operands, layout, many=True)
@@ -163,7 +161,7 @@ class _Graph:
     """What the builders share: operands taken apart, tapes unfolded, nodes of leaves and wanted values found."""
 
     def __init__(self, t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], layout: Layout) -> None:
-        self.t, self.e, self.layout = t, e, layout
+        self.t, self.e, self.fresh, self.layout = t, e, fresh, layout
         run: _Run = t.context
         rest = iter(nodes)
         self.roots = [next(rest) for _ in range(layout.roots)]
@@ -171,7 +169,7 @@ class _Graph:
         wanted = [next(rest) for _ in layout.wanted]
         values = [next(rest) for tape in run.tapes for _ in (*tape.kept, *tape.scalars)]
         self.old = [next(rest) if given else None for given in layout.grads]
-        self.unfolded = u = Unfolded(t, e, fresh, run.tapes, values, recompute=layout.lasting)
+        self.unfolded = u = Unfolded(t, e, fresh, run.tapes, values)
         self.tapes = run.tapes
         self.own = [n for p in t.entry.path() for n in p.leaf_nodes]
         at_leaf: list[list[Node]] = [[] for _ in run.leaves]
@@ -180,11 +178,11 @@ class _Graph:
         for tape, copies in zip(run.tapes, u.leaf_nodes, strict=True):
             for (_, i), n in zip(tape.template.leaves, copies, strict=True):
                 at_leaf[run.number[id(tape.leaves[i])]].append(n)
-        if layout.lasting:
-            e.leaf_nodes += tuple(n for copies in u.leaf_nodes for n in copies)
-        self.at_leaf = [list(dict.fromkeys(ns)) for ns in at_leaf]
+        for ns in at_leaf:  # all that is a leaf's value flows together at its first node
+            u.links.update({n: ns[0] for n in ns[1:] if n is not ns[0]})
+        self.at_leaf = [ns[0] if ns else None for ns in at_leaf]
         self.wanted = [
-            self.at_leaf[i] if i >= 0 else [u.links.get(n, n)] for n, i in zip(wanted, layout.wanted, strict=True)
+            self.at_leaf[i] if i >= 0 else u.links.get(n, n) for n, i in zip(wanted, layout.wanted, strict=True)
         ]
 
     def pull_back(self, until: frozenset[Node] = frozenset()) -> tuple[dict[Node, Node], Found]:
@@ -213,10 +211,20 @@ class _Graph:
             again = again or any(nodes & part for part in tape.consumed)
         if again:
             raise GradientError(f"cannot differentiate a second time: {CONSUMED}")
+        if self.layout.lasting:
+            self._remember_computed()
         retain = self.layout.retain_graph
         if not retain:
             self.e.consumed = frozenset(n for n in asking if n not in u.tape_of)
         return ct, Found((), tuple(frozenset() if retain else frozenset(ns) for ns in by_tape))
+
+    def _remember_computed(self) -> None:
+        """Values computed again stand for their originals in later differentiations too."""
+        u, run = self.unfolded, self.t.context
+        handles = [*self.t.handles, *self.fresh]
+        first = {id(h._origin): k for k, h in reversed(list(enumerate(handles)))}
+        for node, i, original in u.computed:
+            self.e.aliases += (Link(node, first[id(run.tapes[i])], original),)
 
     def _seed(self, root: Node, given: Node | None) -> Node:
         if not root.tracked:
@@ -240,19 +248,10 @@ class _Graph:
 
     def finish(self, outputs: list[Node]) -> list[Node]:
         if self.layout.dissolve:
-            outputs = dissolve(outputs, {n for ns in self.wanted for n in ns if n.primitive == "variable"})
+            outputs = dissolve(outputs, {n for n in self.wanted if n is not None and n.primitive == "variable"})
         if not self.layout.create_graph and not self.layout.dissolve:
             outputs = [make("stop_gradient", n) if n.tracked else n for n in outputs]
         return outputs
-
-
-def _total(ct: dict[Node, Node], nodes: Sequence[Node]) -> Node | None:
-    total = None
-    for n in nodes:
-        g = ct.get(n)
-        if g is not None:
-            total = g if total is None else b.add(total, g)
-    return total
 
 
 def _build_backward(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
@@ -260,7 +259,7 @@ def _build_backward(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence
     ct, found = graph.pull_back()
     reached, results = [], []
     for i, (at, old) in enumerate(zip(graph.at_leaf, graph.old, strict=True)):
-        g = _total(ct, at)
+        g = ct.get(at) if at is not None else None
         if g is not None:
             (g,) = graph.finish([g])
             reached.append(i)
@@ -272,9 +271,8 @@ def _build_backward(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence
 def _build_gradients(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
     layout = Layout(*fields)
     graph = _Graph(t, e, fresh, nodes, layout)
-    ends = [n for ns, i in zip(graph.wanted, layout.wanted, strict=True) for n in ns if i < 0]
-    ct, found = graph.pull_back(until=frozenset(ends) if len(ends) == 1 else frozenset())
-    totals = [_total(ct, ns) for ns in graph.wanted]
+    ct, found = graph.pull_back(until=frozenset(graph.wanted) if len(graph.wanted) == 1 else frozenset())
+    totals = [ct.get(n) for n in graph.wanted]
     e.extra = found._replace(reached=tuple(i for i, g in enumerate(totals) if g is not None))
     present = [g for g in totals if g is not None]
     if layout.dissolve:
@@ -286,10 +284,7 @@ def _build_jvp(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node
     layout = Layout(*fields)
     graph = _Graph(t, e, fresh, nodes, layout)
     u = graph.unfolded
-    at = {n: s for ns, s in zip(graph.wanted, graph.seeds, strict=True) for n in ns if s is not None}
-    for n, target in u.links.items():
-        if target in at:
-            at[n] = at[target]
+    at = {n: s for n, s in zip(graph.wanted, graph.seeds, strict=True) if s is not None}
     tangents = forward_mode.forward(at, u.order(graph.roots), u.links)
     results = [tangents.get(r) or b.like(r, 0.0) for r in graph.roots]
     e.extra = Found((), tuple(frozenset() for _ in graph.tapes))

@@ -8,14 +8,14 @@ values stand for them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
 from katachi.graph import build as b
 from katachi.graph.node import Node, aval, toposort
-from katachi.graph.primitives import make
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.transforms import vjp
 
@@ -28,6 +28,15 @@ CONSUMED = (
 )
 
 
+class Link(NamedTuple):
+    """A node whose value is also that of an older tape's node: the tape that the trace's `handle`-th import belongs to,
+    and there `target`, or where that import stands."""
+
+    node: Node
+    handle: int
+    target: Node | None
+
+
 class Template:
     """The part of a tape that every iteration shares."""
 
@@ -37,28 +46,40 @@ class Template:
         asking: frozenset[Node] = frozenset(),
         kept: Sequence[Node] = (),
         scalars: Sequence[Node] = (),
-        links: Sequence[Node] = (),
+        links: Sequence[Link] = (),
         leaves: Sequence[tuple[Node, int]] = (),
     ) -> None:
         self.roots, self.asking = roots, asking  # taped nodes; nodes whose rules ask for a value
         self.kept, self.scalars = kept, scalars  # nodes with a value of their own, tensors and host numbers
-        self.links = links  # inputs that older tapes continue
+        self.links = links  # nodes that older tapes continue
         self.leaves = leaves  # (node, which of the trace's leaves it is)
 
 
 GONE = Template()  # of values whose graph is consumed
 
 
+_serials = itertools.count()
+
+
 class Tape:
     """One flush's values for a later backward pass."""
 
-    __slots__ = ("consumed", "kept", "leaves", "links", "scalars", "template")
+    __slots__ = ("consumed", "kept", "leaves", "links", "scalars", "serial", "template")
 
     def __init__(
         self, template: Template, kept: list[Handle], scalars: list[float], links: list[Handle], leaves: list[Handle]
     ) -> None:
         self.template, self.kept, self.scalars, self.links, self.leaves = template, kept, scalars, links, leaves
         self.consumed: tuple[frozenset[Node], ...] = ()
+        self.serial = next(_serials)
+
+    def tracked(self) -> list[Handle]:
+        """The kept values as handles that belong to this tape, so that what is computed from them can be differentiated."""
+        handles = [handle(Handle, n.aval, h._value) for n, h in zip(self.template.kept, self.kept, strict=True)]
+        for n, h in zip(self.template.kept, handles, strict=True):
+            if n.tracked:
+                h._origin, h._node = self, n
+        return handles
 
     def consume(self, nodes: frozenset[Node]) -> None:
         """A backward pass went through these nodes and nobody asked to retain them."""
@@ -80,6 +101,7 @@ class Finish:
         self.gone = {n for e in path for n, w in zip(e.imports, e.arrivals(), strict=True) if w.origin in (GONE, Lost)}
         leaf_nodes = [n for e in path for n in e.leaf_nodes]
         self.roots: set[Node] = set()
+        self.aliases = [link for e in path for link in e.aliases]
         self.template = GONE
         taped = [n for n in self.nodes if n.tracked and n not in set(leaf_nodes)]
         if taped:
@@ -102,9 +124,10 @@ class Finish:
                 reached |= walked
         if not self.roots:
             return
-        kept = _cheaper(asked, reached)
+        kept = _cheaper(asked) | {n for n in leaf_nodes if n in reached and n.primitive != "input"}
         inputs = [n for n in toposort(list(self.roots)) if n.primitive == "input"]
-        links = [n for n in inputs if n.tracked and n not in set(leaf_nodes)]
+        links = [Link(n, n.attrs["slot"], None) for n in inputs if n.tracked and n not in set(leaf_nodes)]
+        links += [link for link in self.aliases if link.node in reached]
         self.template = Template(
             sorted(self.roots, key=lambda n: n.serial),
             frozenset(asking),
@@ -123,7 +146,7 @@ class Finish:
         extra = iter(buffers[self.first_extra :])
         kept = [_constant(n, t.values[n.attrs["slot"]] if n.primitive == "input" else next(extra)) for n in template.kept]
         scalars = [t.scalars[n.attrs["slot"]] for n in template.scalars]
-        links = [t.handles[n.attrs["slot"]] for n in template.links]
+        links = [t.handles[link.handle] for link in template.links]
         whole = Tape(template, kept, scalars, links, leaves)
         roots = self.roots
         return lambda node: whole if node in roots else gone
@@ -151,7 +174,7 @@ def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
 FREE = frozenset(["broadcast_in_dim", "reshape", "transpose", "slice", "reverse", "convert", "iota", "constant", "negate"])
 
 
-def _cheaper(asked: set[Node], reached: set[Node]) -> set[Node]:
+def _cheaper(asked: set[Node]) -> set[Node]:
     """Keep what a value was copied from instead of the copy, where that is no larger."""
     kept: set[Node] = set()
     for node in asked:
@@ -178,81 +201,77 @@ def tapes_of(t: Trace, roots: Sequence[Handle]) -> list[Tape]:
 
     for h in (*t.handles, *roots):
         visit(h)
-    return [tape for tape in found.values() if tape.template is not GONE]
+    return sorted((tape for tape in found.values() if tape.template is not GONE), key=lambda tape: tape.serial)
 
 
 class Unfolded:
-    """The current trace's graph with the tapes' graphs copied in front of it."""
+    """The current trace's graph with the tapes' graphs copied in front of it. Copies only carry structure: what stands
+    for their values is what was kept, or is computed from that."""
 
     def __init__(
-        self, t: Trace, e: Entry, fresh: Sequence[Handle], tapes: Sequence[Tape], values: Sequence[Node], recompute: bool
+        self, t: Trace, e: Entry, fresh: Sequence[Handle], tapes: Sequence[Tape], values: Sequence[Node]
     ) -> None:
-        """`values` are the nodes of the tapes' kept values and scalars, in order. `recompute`: let nothing stand for a
-        copied node but what it is computed from, so that the result can be differentiated again."""
+        """`values` are the nodes of the tapes' kept values and scalars, in order."""
         self.stand_in: dict[Node, Node] = {}
         self.links: dict[Node, Node] = {}
         self.gone: set[Node] = set()
         self.copies: list[Node] = []
         self.tape_of: dict[Node, tuple[int, Node]] = {}
         self.leaf_nodes: list[list[Node]] = []
-        self.recompute = recompute
         self.place: dict[tuple[int, Node], Node] = {}
+        self.computed: list[tuple[Node, int, Node]] = []  # (node, tape, its original): values computed again
         rest = iter(values)
         for i, tape in enumerate(tapes):
-            self._copy(i, tape, tapes, rest)
-        for n, h in zip([n for p in t.entry.path() for n in p.imports] + list(e.imports), [*t.handles, *fresh], strict=True):
-            source = h._origin
-            if not n.tracked or source is LEAF:
-                continue
-            if isinstance(source, Tape) and source.template is not GONE:
-                self.links[n] = self.place[id(source), h._node]
-            else:
-                self.gone.add(n)
+            self._copy(i, tape, rest)
+        nodes = [n for p in t.entry.path() for n in p.imports] + list(e.imports)
+        handles = [*t.handles, *fresh]
+        for n, h in zip(nodes, handles, strict=True):
+            if n.tracked and h._origin is not LEAF:
+                self._join(n, h, None)
+        for link in [link for p in t.entry.path() for link in p.aliases]:
+            self._join(link.node, handles[link.handle], link.target)
 
-    def _copy(self, i: int, tape: Tape, tapes: Sequence[Tape], rest: Any) -> None:
+    def _join(self, n: Node, h: Handle, target: Node | None) -> None:
+        """n continues where handle h stands in its tape, or at `target` there."""
+        source = h._origin
+        if isinstance(source, Tape) and source.template is not GONE:
+            self.links[n] = self.place[id(source), target or h._node]
+        else:
+            self.gone.add(n)
+
+    def _copy(self, i: int, tape: Tape, rest: Any) -> None:
         template = tape.template
-        given = {n: next(rest) for n in template.kept}
-        given.update({n: next(rest) for n in template.scalars})
-        link = dict(zip(template.links, tape.links, strict=True))
+        given = {n: next(rest) for n in (*template.kept, *template.scalars)}
+        ends = {n for n, _ in template.leaves} | {link.node for link in template.links}
         new: dict[Node, Node] = {}
-        leaves: list[Node] = []
-        leaf_nodes = {n for n, _ in template.leaves}
         for n in toposort(list(template.roots)):
-            if n in leaf_nodes:
-                copied = make("variable", given.get(n) or new[n.inputs[0]])
-            elif n in link:
-                source = link[n]._origin
-                if isinstance(source, Tape) and source.template is not GONE:
-                    copied = self.place[id(source), link[n]._node]
-                else:
-                    copied = make("variable", given[n])
-                    self.gone.add(copied)
-            elif n.primitive == "input":
-                copied = given[n]
-            else:
-                copied = Node(n.primitive, tuple(new[x] for x in n.inputs), n.attrs, n.aval)
-                copied.site = n.site
-                if n in given and not self.recompute:
-                    self.stand_in[copied] = given[n]
+            copied = Node(n.primitive, () if n in ends else tuple(new[x] for x in n.inputs), n.attrs, n.aval)
+            copied.site, copied.group = n.site, (i, n.group)
+            if n in given:
+                self.stand_in[copied] = given[n]
             new[n] = copied
             self.copies.append(copied)
             self.tape_of[copied] = (i, n)
             self.place[id(tape), n] = copied
-        for n, _ in template.leaves:
-            leaves.append(new[n])
-        self.leaf_nodes.append(leaves)
+        for link, h in zip(template.links, tape.links, strict=True):
+            self._join(new[link.node], h, link.target)
+        self.leaf_nodes.append([new[n] for n, _ in template.leaves])
 
     def value(self, n: Node) -> Node:
         """The node that stands for n's value: what was kept, else n computed again from what was kept."""
+        if n not in self.tape_of:
+            return n
         found = self.stand_in.get(n)
+        if found is None and n in self.links:  # computed again once before
+            found = self.stand_in[n] = self.value(self.links[n])
         if found is None:
-            if n not in self.tape_of or not n.inputs:
-                return n
-            inputs = tuple(self.value(x) for x in n.inputs)
-            found = n if inputs == n.inputs else Node(n.primitive, inputs, n.attrs, n.aval)
+            i, original = self.tape_of[n]
+            found = Node(n.primitive, tuple(self.value(x) for x in n.inputs), n.attrs, n.aval)
             self.stand_in[n] = found
+            self.links[found] = n
+            self.computed.append((found, i, original))
         return found
 
     def order(self, outputs: Sequence[Node]) -> list[Node]:
         """All of the graph that `outputs` need, topologically: the tapes' copies, then the current trace."""
-        return [*dict.fromkeys(self.copies), *[n for n in toposort(list(outputs)) if n not in self.tape_of]]
+        return [*self.copies, *[n for n in toposort(list(outputs)) if n not in self.tape_of]]

@@ -27,7 +27,7 @@ from katachi.graph.site import Site, frames, origin
 from katachi.tensor import events
 from katachi.tensor.handle import LEAF, Cell, Handle, Lost, handle
 from katachi.tensor.modes import Modes, modes
-from katachi.tensor.tape import Finish, Tape
+from katachi.tensor.tape import Finish, Link, Tape
 
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 MOST_NODES = 50_000
@@ -77,7 +77,7 @@ class Entry:
     """One operation of a trace, and what followed it."""
 
     __slots__ = (
-        "attrs", "children", "consumed", "end", "extra", "first", "flushes", "hot", "imports", "leaf_nodes", "modes",
+        "aliases", "attrs", "children", "consumed", "end", "extra", "first", "flushes", "hot", "imports", "leaf_nodes", "modes",
         "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "sites", "wants", "writes",
     )  # fmt: skip
 
@@ -98,6 +98,7 @@ class Entry:
     leaf_nodes: tuple[Node, ...]  # nodes of this entry that are a leaf's value
     writes: tuple[Write, ...]
     consumed: frozenset[Node]  # nodes of the trace whose values a backward pass has used up
+    aliases: tuple[Link, ...]  # nodes that stand for values of older tapes' nodes
     extra: Any  # what a contextual operation noted
 
     def __init__(self, parent: Entry | None) -> None:
@@ -106,7 +107,7 @@ class Entry:
         self.programs: dict[Any, Any] = {}
         self.first = self.end = 0
         self.imports, self.nodes, self.leaf_nodes, self.writes = (), (), (), ()
-        self.flushes, self.consumed = False, frozenset()
+        self.flushes, self.consumed, self.aliases = False, frozenset(), ()
 
     def arrivals(self) -> list[Import]:
         """What is known of each import."""
@@ -190,6 +191,7 @@ class _Local(threading.local):
         self.trace = Trace()
 
 
+_groups = itertools.count()
 _bases = itertools.count(SPAN, SPAN)
 _traces: weakref.WeakValueDictionary[int, Trace] = weakref.WeakValueDictionary()
 _local = _Local()
@@ -225,8 +227,6 @@ def apply(
         t.values.extend([x._value for x in fresh])
         t.pending_bytes += sum([x._value.array.nbytes for x in fresh if x._cell is None])
         t.leaves.extend([x for x in fresh if x._origin is LEAF])
-    if op.contextual:
-        t.leaves.extend(t.context.adopted)
     t.entry.hot = e
     t.entry = t.last = e
     slot = t.base + e.first
@@ -384,7 +384,7 @@ def _record(
     e.op, e.attrs, e.wants, e.sites, e.modes, e.writes = op, attrs, wants, sites, t.modes, writes
     known = t.entry.slots()
     imports = e.arrivals()
-    origin.site = sites[-1]
+    origin.site, origin.group = sites[-1], next(_groups)
     number = len(t.handles)
     e.imports = tuple(input_node(w.aval, number + i) for i, w in enumerate(imports))
     e.leaf_nodes = tuple(n for n, w in zip(e.imports, imports, strict=True) if w.origin is LEAF)

@@ -136,6 +136,7 @@ def forward(
     for node in order:
         if links and node in links and links[node] in out:
             out[node] = out[links[node]]
+            continue
         if node in out or node.primitive in d.FLAT or not any(x in out for x in node.inputs):
             continue
         tangent = JVP[node.primitive](View(node, itself), [out.get(x) for x in node.inputs])

@@ -235,6 +235,26 @@ def itself(node: Node) -> Node:
     return node
 
 
+class _Pot:
+    """A cotangent being added up: operation by operation, and within an operation contribution by contribution, so the
+    sum's bits do not depend on which operations happened to be computed together."""
+
+    __slots__ = ("group", "part", "total")
+
+    def __init__(self, g: Node, group: object) -> None:
+        self.total: Node | None = None
+        self.part, self.group = g, group
+
+    def add(self, g: Node, group: object) -> None:
+        if group == self.group:
+            self.part = make("add", self.part, g)
+        else:
+            self.total, self.part, self.group = self.sum(), g, group
+
+    def sum(self) -> Node:
+        return self.part if self.total is None else make("add", self.total, self.part)
+
+
 def backward(
     seeds: dict[Node, Node],
     order: Sequence[Node],
@@ -246,35 +266,39 @@ def backward(
     """Cotangents of every tracked node that `seeds` reach, as nodes.
 
     `order` lists the graph topologically; it is walked from its end. `value(n)` is the node that stands for n's value in
-    the program being built (n itself where the forward pass is part of it). `links` continues the walk from an input
-    node to the node of an older graph whose value it carries. `visit` is called with each node whose rules run.
-    The walk does not pass the nodes of `until`.
-
-    The order of additions is the order of the graph, so bits do not depend on when parts of it were computed.
+    the program being built (n itself where the forward pass is part of it). `links` maps nodes to older ones that have
+    the same value: what flows into the former goes to the latter. `visit` is called with each node whose rules run. The
+    walk does not pass the nodes of `until`.
     """
-    ct = dict(seeds)
     links = links or {}
+    pots: dict[Node, _Pot] = {}
+    ct: dict[Node, Node] = {}
+
+    def pour(node: Node, g: Node, group: object) -> None:
+        if g.shape != node.shape or g.dtype is not node.dtype:
+            raise GradientError(f"internal: a gradient of {node!r} came out as {g!r}")
+        while node in links:
+            node = links[node]
+        pot = pots.get(node)
+        if pot is None:
+            pots[node] = _Pot(g, group)
+        else:
+            pot.add(g, group)
+
+    for node, seed in seeds.items():
+        pour(node, seed, None)
     for node in reversed(order):
-        g = ct.get(node)
-        if g is None or not node.tracked or node in until:
+        pot = pots.get(node)
+        if pot is None or not node.tracked or node in until or node in links or not node.inputs:
             continue
-        target = links.get(node)
-        if target is not None:
-            _accumulate(ct, target, g)
-            continue
-        if not node.inputs:
-            continue
+        g = ct[node] = pot.sum()
         if visit:
             visit(node)
         view = View(node, value)
         for i, x in enumerate(node.inputs):
             if x.tracked and (f := rule(node, i)) is not None:
-                _accumulate(ct, x, f(g, view))
+                pour(x, f(g, view), node.group)
+    for node, pot in pots.items():
+        if node not in ct:
+            ct[node] = pot.sum()
     return ct
-
-
-def _accumulate(ct: dict[Node, Node], node: Node, g: Node) -> None:
-    if g.shape != node.shape or g.dtype is not node.dtype:
-        raise GradientError(f"internal: a gradient of {node!r} came out as {g!r}")
-    old = ct.get(node)
-    ct[node] = g if old is None else make("add", old, g)
