@@ -15,7 +15,7 @@ import numpy as np
 
 import katachi as kt
 from katachi import nn, optim
-from katachi.compiler import program
+from katachi.compiler.steps import stubbed
 from katachi.tensor import trace
 
 
@@ -50,7 +50,7 @@ def stubbed_step() -> float:
     step = xor()
     for _ in range(5):
         step()
-    with program.stubbed():
+    with stubbed():
         for _ in range(5):
             step()
         return median(step)

@@ -69,3 +69,27 @@ def copy(array: Array) -> Buffer:
     buffer = allocate(array.shape, array.dtype)
     buffer.array[...] = array
     return buffer
+
+
+class Arena:
+    """One piece of memory for the temporaries of all programs, which run one at a time."""
+
+    def __init__(self) -> None:
+        self.block = np.empty(0, np.uint8)
+        self.base = 0
+
+    def at_least(self, size: int) -> int:
+        """The address of the arena, grown to `size` bytes if need be."""
+        if size > self.block.nbytes - ALIGNMENT:
+            self.block = np.empty(size + ALIGNMENT, np.uint8)
+            start = self.block.__array_interface__["data"][0]
+            self.base = start + -start % ALIGNMENT
+        return self.base
+
+    def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """A value in the arena as an array."""
+        start = self.base - self.block.__array_interface__["data"][0]
+        return np.ndarray(shape, dtype, self.block, start + offset)
+
+
+arena = Arena()

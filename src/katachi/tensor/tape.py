@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from katachi.compiler import program as compiler
+from katachi.compiler.steps import nbytes
 from katachi.devices.memory import Buffer
 from katachi.graph import build as b
 from katachi.graph.node import Node, aval, toposort
@@ -178,7 +179,7 @@ def _cheaper(asked: set[Node]) -> set[Node]:
     """Keep what a value was copied from instead of the copy, where that is no larger."""
     kept: set[Node] = set()
     for node in asked:
-        while node.primitive in FREE and node.inputs and compiler.nbytes(node.inputs[0]) <= compiler.nbytes(node):
+        while node.primitive in FREE and node.inputs and nbytes(node.inputs[0]) <= nbytes(node):
             node = node.inputs[0]
         if node.primitive != "constant" and not (node.primitive in FREE and not node.inputs):
             kept.add(node)

@@ -172,9 +172,9 @@ class Deferred:
         slot = h._slot - self.base
         key = ("alone", slot)
         program = self.entry.programs.get(key)
-        if program is None:
-            program = self.entry.programs[key] = compiler.build([self.entry.slots()[slot]])
         with _launch:
+            if program is None:
+                program = self.entry.programs[key] = compiler.build([self.entry.slots()[slot]])
             (h._value,) = program.run(self.values, self.scalars)
         if h._aval.tracked and h._origin is not LEAF:
             h._origin = Lost()
@@ -477,9 +477,9 @@ def flush(t: Trace | None = None, discard: frozenset[int] = frozenset()) -> None
     finish = e.programs.get(key)
     built = finish is None
     try:
-        if finish is None:
-            finish = e.programs[key] = Finish(t, key[0], key[1])
         with _launch:
+            if finish is None:
+                finish = e.programs[key] = Finish(t, key[0], key[1])
             buffers = finish.program.run(t.values, t.scalars)
     except BaseException:
         _fail(t, live)

@@ -1,0 +1,168 @@
+"""A program of the CPU device: fused groups run in native calls, what cannot be lowered yet in NumPy between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from katachi.compiler.fuse import Group, fuse
+from katachi.compiler.plan import Plan, plan
+from katachi.compiler.steps import Step, Stub, last_uses, located, nbytes
+from katachi.devices.memory import Buffer, allocate, arena
+from katachi.errors import IndexBoundsError
+from katachi.graph.node import Node, toposort
+from katachi.kernels.lower import lowerable
+
+FORMATS = {"float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?"}
+CELL = 8  # bytes a host number has in memory
+
+
+class Place(NamedTuple):
+    """A value that reference steps touch: its row, and its offset in the arena or None if it has a buffer of its own."""
+
+    row: int
+    offset: int | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class NativeProgram:
+    """Every value has a row in a table of addresses. Temporaries lie in the arena that all programs share; a run fills
+    in the addresses of inputs and outputs and makes one native call per stretch of lowered groups."""
+
+    def __init__(self, outputs: Sequence[Node]) -> None:
+        from katachi.devices.cpu.engine import engine
+
+        nodes = toposort(outputs)
+        groups = fuse(nodes, outputs, lambda n: n.device == "cpu" and lowerable(n))
+        leaves = [n for n in nodes if n.primitive == "input"]
+        values = dict.fromkeys([*leaves, *[v for g in groups for v in g.outputs]])
+        values.update(dict.fromkeys(outputs))
+        index = {n: i for i, n in enumerate(values)}
+        self.groups = groups
+        self.uses = [(index[n], n.attrs["slot"]) for n in leaves if not n.attrs["scalar"]]
+        self.results = [index[n] for n in outputs]
+        made_here = {v for g in groups for v in g.outputs}
+        fresh = dict.fromkeys(n for n in outputs if n in made_here)
+        self.fresh = [(index[n], n.shape, n.dtype.numpy) for n in fresh]
+        # a number that is itself a result: it has no group, and copies what it is
+        self.plain = [(index[n], n) for n in dict.fromkeys(outputs) if n not in made_here and n not in leaves]
+        keep = {index[n] for n in outputs}
+        reads = [[index[x] for x in g.inputs if x in index] for g in groups]
+        made = [[index[v] for v in g.outputs] for g in groups]
+        dead = last_uses(reads, made, keep)
+        size = {i: nbytes(n) for n, i in index.items()}
+        temporary = [[r for r in rows if r not in keep] for rows in made]
+        self.plan: Plan = plan(temporary, dead, size, {r: size[r] for r in keep})
+        self.reference_steps = [g.nodes[0].primitive for g in groups if g.kind == "reference"]
+
+        self.table = np.zeros(max(len(index), 1), np.int64)
+        self.rows, self.address = memoryview(self.table), self.table.__array_interface__["data"][0]
+        self.offsets = [(r, offset) for r, offset in self.plan.offsets.items()]
+        self.arena_base = 0
+        self._lay_out_numbers([n for n in leaves if n.attrs["scalar"]], index)
+        before = engine().compiled
+        self.stretches = self._load(groups, index)
+        self.kernels_compiled = engine().compiled - before
+
+    def _lay_out_numbers(self, leaves: list[Node], index: dict[Node, int]) -> None:
+        cells = np.zeros(max(len(leaves), 1) * CELL, np.uint8)
+        start = cells.__array_interface__["data"][0]
+        self.cells, self.numbers, self.number_arrays = cells, [], []
+        for i, n in enumerate(leaves):
+            self.rows[index[n]] = start + i * CELL
+            array = cells[i * CELL : (i + 1) * CELL].view(n.dtype.numpy)[:1]
+            form = FORMATS.get(n.dtype.name)
+            target: Any = memoryview(cells)[i * CELL : (i + 1) * CELL].cast(form) if form else array
+            self.numbers.append((target, n.attrs["slot"], array))
+            self.number_arrays.append((index[n], array.reshape(())))
+
+    def _load(self, groups: list[Group], index: dict[Node, int]) -> list[Callable[[int], None] | Step]:
+        from katachi.devices.cpu.launch import load
+
+        stretches: list[Callable[[int], None] | Step] = []
+        run: list[Group] = []
+        places: dict[int, Place] = {}
+        for group in [*groups, None]:
+            if group is not None and group.kind != "reference":
+                run.append(group)
+                continue
+            if run:
+                stretches.append(load(run, index))
+                run = []
+            if group is not None:
+                (node,) = group.nodes
+                for n in (node, *node.inputs):
+                    if n in index:
+                        places[index[n]] = Place(index[n], self.plan.offsets.get(index[n]), n.shape, n.dtype.numpy)
+                stretches.append(Step(node, tuple(index[x] for x in node.inputs), index[node], ()))
+        self.places = list(places.values())
+        return stretches
+
+    def summary(self) -> str:
+        native = [g.kind for g in self.groups if g.kind != "reference"]
+        text = f"{len(native)} kernel launches ({native.count('matmul')} matmuls), {self.kernels_compiled} kernels compiled"
+        if self.reference_steps:
+            text += f"; on the reference device, for want of a lowering: {', '.join(sorted(set(self.reference_steps)))}"
+        return text
+
+    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
+        """The outputs' buffers; raises what computing raises, with the user's line added."""
+        rows = self.rows
+        given: dict[int, Buffer] = {}
+        for row, k in self.uses:
+            buffer = given[row] = inputs[k]
+            rows[row] = buffer.address
+        for target, k, array in self.numbers:
+            try:
+                target[0] = numbers[k]
+            except OverflowError:  # a float beyond float32 is infinite
+                with np.errstate(over="ignore"):
+                    array[0] = numbers[k]
+        for row, shape, dtype in self.fresh:
+            buffer = given[row] = allocate(shape, dtype)
+            rows[row] = buffer.address
+        base = arena.at_least(self.plan.arena)
+        if base != self.arena_base:
+            self.arena_base = base
+            for row, offset in self.offsets:
+                rows[row] = base + offset
+        for row, n in self.plain:
+            given[row] = allocate(n.shape, n.dtype.numpy)
+            given[row].array[...] = n.attrs["value"]
+        if not Stub.active:
+            self._launch(given)
+        return [given[row] if row in given else self._number(row) for row in self.results]
+
+    def _number(self, row: int) -> Buffer:
+        """A host number that is a result."""
+        array = dict(self.number_arrays)[row]
+        buffer = allocate((), array.dtype)
+        buffer.array[...] = array
+        return buffer
+
+    def _launch(self, given: dict[int, Buffer]) -> None:
+        env: list[Any] = self._arrays(given) if self.places else []
+        for part in self.stretches:
+            if isinstance(part, Step):
+                with np.errstate(all="ignore"):
+                    np.copyto(env[part.writes], part.run(env))
+                continue
+            try:
+                part(self.address)
+            except IndexBoundsError as error:
+                raise located(error, getattr(error, "site", None), "a kernel") from None
+
+    def _arrays(self, given: dict[int, Buffer]) -> list[Any]:
+        """The values that reference steps touch, as arrays."""
+        env: list[Any] = [None] * len(self.table)
+        for place in self.places:
+            if place.offset is not None:
+                env[place.row] = arena.view(place.offset, place.shape, place.dtype)
+            elif place.row in given:
+                env[place.row] = given[place.row].array
+        for row, array in self.number_arrays:
+            env[row] = array
+        return env

@@ -1,0 +1,74 @@
+"""What the kinds of program share: one primitive as a step, sizes, stubbing, errors with the user's line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from katachi.devices.reference import REFERENCE
+from katachi.errors import Error
+from katachi.graph.node import Node
+from katachi.graph.site import describe
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One primitive of the reference device: rows read, row written, rows that nobody needs afterwards."""
+
+    node: Node
+    reads: tuple[int, ...]
+    writes: int
+    dead: tuple[int, ...]
+
+    def run(self, env: list[Any]) -> Array:
+        """The value, from the arrays in `env`; raises what the primitive raises, with the user's line added."""
+        try:
+            return REFERENCE[self.node.primitive](*[env[r] for r in self.reads], **self.node.attrs)
+        except Error as error:
+            raise located(error, self.node.site, self.node.primitive) from None
+
+
+def located(error: Error, site: object, primitive: str) -> Error:
+    """The error with the primitive and the user's line; found later than the call, so the line must be said."""
+    return type(error)(f"{error} (in {primitive}, asked for at {describe(site)})")
+
+
+def nbytes(node: Node) -> int:
+    """Size of a node's value."""
+    size = node.dtype.itemsize
+    for n in node.shape:
+        size *= n
+    return size
+
+
+def last_uses(reads: list[list[int]], made: list[list[int]], keep: set[int]) -> list[list[int]]:
+    """Per step the rows that no later step reads, of those that steps make."""
+    last = {r: i for i, (rs, ms) in enumerate(zip(reads, made, strict=True)) for r in (*rs, *ms)}
+    ours = {r for ms in made for r in ms} - keep
+    dead: list[list[int]] = [[] for _ in made]
+    for r, i in last.items():
+        if r in ours:
+            dead[i].append(r)
+    return dead
+
+
+class Stub:
+    """Whether programs leave their results uncomputed, to measure everything else."""
+
+    active = False
+
+
+@contextmanager
+def stubbed() -> Iterator[None]:
+    """Within it programs allocate their results and compute nothing."""
+    Stub.active = True
+    try:
+        yield
+    finally:
+        Stub.active = False
