@@ -10,7 +10,7 @@ import numpy as np
 from katachi.compiler.fuse import Group, fuse
 from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Step, Stub, last_uses, located, nbytes
-from katachi.devices.memory import Buffer, allocate, arena
+from katachi.devices.memory import Buffer, Usage, allocate, arena
 from katachi.errors import IndexBoundsError
 from katachi.graph.node import Node, toposort
 from katachi.kernels.lower import lowerable
@@ -132,6 +132,7 @@ class NativeProgram:
         for row, n in self.plain:
             given[row] = allocate(n.shape, n.dtype.numpy)
             given[row].array[...] = n.attrs["value"]
+        Usage.running(self.plan.arena)
         if not Stub.active:
             self._launch(given)
         return [given[row] if row in given else self._number(row) for row in self.results]

@@ -11,7 +11,7 @@ from katachi.compiler.native import NativeProgram
 from katachi.compiler.passes import optimise
 from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Step, Stub, last_uses, nbytes
-from katachi.devices.memory import Buffer, allocate
+from katachi.devices.memory import Buffer, Usage, allocate
 from katachi.graph.node import Node, toposort
 
 
@@ -45,6 +45,7 @@ class ReferenceProgram:
         """The outputs' buffers; raises what a primitive raises, with the user's line added."""
         if Stub.active:
             return [allocate(shape, dtype) for shape, dtype in self.kinds]
+        Usage.running(self.plan.bytes)
         env: list[Any] = [None] * self.rows
         for row, k in self.uses:
             env[row] = inputs[k].array

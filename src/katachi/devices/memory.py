@@ -13,10 +13,15 @@ _KEEP_BYTES = 1 << 28  # of freed blocks, so that a loop's buffers come back war
 
 
 class Usage:
-    """Bytes held by live buffers, now and at the most."""
+    """Bytes held by live buffers now, and the most that buffers and a running program's temporaries took together."""
 
     live = 0
     peak = 0
+
+    @classmethod
+    def running(cls, temporaries: int) -> None:
+        """A program runs that takes this much beside the live buffers."""
+        cls.peak = max(cls.peak, cls.live + temporaries)
 
 
 _free: dict[int, list[Array]] = {}

@@ -42,6 +42,11 @@ def aval(shape: Shape, dtype: DType, device: str, tracked: bool) -> Aval:
 _serial = itertools.count()
 
 
+def next_serial() -> int:
+    """A serial number that no node has; the difference of two tells how many nodes were made between."""
+    return next(_serial)
+
+
 class Node:
     """One primitive applied to earlier nodes. `serial` grows with every node, so it orders any graph topologically."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from katachi.devices.memory import Usage
 from katachi.tensor import events
 from katachi.tensor.trace import current, flush
 
@@ -16,6 +17,7 @@ class Explanation:
 
     flushes: list[events.Flush] = field(default_factory=list)
     result: Any = None
+    peak_bytes: int = 0  # the most that live values and a running program's temporaries took together
 
     @property
     def programs_built(self) -> int:
@@ -36,7 +38,7 @@ class Explanation:
         return max((f.program.plan.bytes for f in self.flushes), default=0)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.flushes)} flushes, {self.programs_built} programs built"]
+        lines = [f"{len(self.flushes)} flushes, {self.programs_built} programs built, memory peak {self.peak_bytes:,} B"]
         for i, f in enumerate(self.flushes):
             p = f.program
             lines.append(
@@ -55,10 +57,12 @@ def explain(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """
     flush()
     told = Explanation()
+    Usage.peak = Usage.live
     events.observers.append(told.flushes.append)
     try:
         told.result = step(*args, **kwargs)
         flush(current())
     finally:
         events.observers.remove(told.flushes.append)
+        told.peak_bytes = Usage.peak
     return told

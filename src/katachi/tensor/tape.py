@@ -8,6 +8,7 @@ values stand for them.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -172,18 +173,37 @@ def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
     return asked, asking, set(ct)
 
 
-FREE = frozenset(["broadcast_in_dim", "reshape", "transpose", "slice", "reverse", "convert", "iota", "constant", "negate"])
+CHEAP = frozenset(
+    ["broadcast_in_dim", "reshape", "transpose", "slice", "reverse", "convert", "negate", "abs", "sign", "not", "and", "or"]
+    + ["add", "subtract", "multiply", "maximum", "minimum", "compare", "select", "iota", "constant"]
+)
 
 
 def _cheaper(asked: set[Node]) -> set[Node]:
-    """Keep what a value was copied from instead of the copy, where that is no larger."""
-    kept: set[Node] = set()
-    for node in asked:
-        while node.primitive in FREE and node.inputs and nbytes(node.inputs[0]) <= nbytes(node):
-            node = node.inputs[0]
-        if node.primitive != "constant" and not (node.primitive in FREE and not node.inputs):
+    """What to keep so that the values asked for can be had without much work: instead of a value that is cheap to compute
+    again its inputs, where those are kept anyway or take no more memory."""
+    heap = [(-n.serial, n) for n in asked]
+    heapq.heapify(heap)
+    wanted, kept = set(asked), set()
+    while heap:  # latest first, so that whole chains give way to what they start from
+        _, node = heapq.heappop(heap)
+        if node.primitive == "input":
+            continue  # kept in any case
+        more = {x for x in node.inputs if x.primitive != "input" and x not in wanted}
+        if node.primitive in CHEAP and sum(map(_weight, more)) <= nbytes(node):
+            wanted |= more
+            for x in more:
+                heapq.heappush(heap, (-x.serial, x))
+        else:
             kept.add(node)
-    return {n for n in kept if n.primitive != "input"}
+    return kept
+
+
+def _weight(node: Node) -> int:
+    """Bytes that keeping a node takes, or keeping what a copy of values was copied from."""
+    while node.primitive in ("broadcast_in_dim", "reshape", "transpose", "convert") and node.inputs:
+        node = node.inputs[0]
+    return 0 if node.primitive in ("constant", "iota", "input") else nbytes(node)
 
 
 # ---- taking tapes up again ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
 from katachi.errors import DeviceError, DTypeError, Error, GradientError
 from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
-from katachi.graph.node import Aval, Node, aval
+from katachi.graph.node import Aval, Node, aval, next_serial
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Site, frames, origin
 from katachi.tensor import events
@@ -77,7 +77,7 @@ class Entry:
     """One operation of a trace, and what followed it."""
 
     __slots__ = (
-        "aliases", "attrs", "children", "consumed", "end", "extra", "first", "flushes", "hot", "imports", "leaf_nodes", "modes",
+        "aliases", "attrs", "children", "consumed", "cost", "end", "extra", "first", "flushes", "hot", "imports", "leaf_nodes", "modes",
         "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "sites", "wants", "writes",
     )  # fmt: skip
 
@@ -93,6 +93,7 @@ class Entry:
     ranges: tuple[tuple[int, int, int, str], ...]  # (operand, least, greatest, dtype) of integer ones
     nodes: tuple[Node, ...]  # results
     out_avals: tuple[Aval, ...]
+    cost: int  # nodes made for the path up to here
     first: int  # slot of the first result
     end: int  # first slot after this entry
     leaf_nodes: tuple[Node, ...]  # nodes of this entry that are a leaf's value
@@ -105,7 +106,7 @@ class Entry:
         self.parent, self.hot = parent, None
         self.children: dict[Any, Entry] = {}
         self.programs: dict[Any, Any] = {}
-        self.first = self.end = 0
+        self.first = self.end = self.cost = 0
         self.imports, self.nodes, self.leaf_nodes, self.writes = (), (), (), ()
         self.flushes, self.consumed, self.aliases = False, frozenset(), ()
 
@@ -134,6 +135,7 @@ class Trace:
         self.root = Entry(None)
         self.entries = 0
         self.modes = modes()
+        self.known: tuple[Entry, list[Node]] = (self.root, [])  # the node in every slot, as far as this entry
         self.context: Any = None  # what a contextual operation needs beside its operands
         self.fresh: list[Handle] = []
         self.last = self.root
@@ -154,6 +156,14 @@ class Trace:
         self.written: dict[Cell, int] = {}
         self.pending_bytes = 0
         _traces[self.base] = self
+
+    def slots(self) -> list[Node]:
+        """The node in every slot, to be extended by whoever records the next entry."""
+        entry, known = self.known
+        if entry is not self.entry:
+            known = self.entry.slots()
+        self.known = (self.root, [])
+        return known
 
     def snapshot(self) -> Deferred:
         """What is needed to compute one of this trace's handles without the trace."""
@@ -354,7 +364,7 @@ def _want(t: Trace, x: Any, fresh: list[Handle], op: Op) -> Any:
 
 def settle(x: Handle) -> None:
     """Make x a computed value. Pending work of this thread ends; another thread's trace goes on undisturbed."""
-    if x._value is not None:
+    if x._value is not None and (x._cell is None or x._cell not in _local.trace.written):
         return
     source = x._origin
     if isinstance(source, Deferred):
@@ -382,8 +392,9 @@ def _record(
     """A new entry, with its nodes."""
     e = Entry(t.entry)
     e.op, e.attrs, e.wants, e.sites, e.modes, e.writes = op, attrs, wants, sites, t.modes, writes
-    known = t.entry.slots()
+    known = t.slots()
     imports = e.arrivals()
+    before = next_serial()
     origin.site, origin.group = sites[-1], next(_groups)
     number = len(t.handles)
     e.imports = tuple(input_node(w.aval, number + i) for i, w in enumerate(imports))
@@ -417,7 +428,10 @@ def _record(
     e.first = t.entry.end + len(e.imports)
     e.end = e.first + len(e.nodes)
     e.leaf_nodes += tuple(e.nodes[w.result + 1] for w in writes if e.nodes[w.result + 1].tracked)
-    e.flushes = t.modes.eager or sum(1 for _ in e.path()) * 8 > MOST_NODES
+    known.extend(e.nodes)
+    t.known = (e, known)
+    e.cost = t.entry.cost + next_serial() - before
+    e.flushes = t.modes.eager or e.cost > MOST_NODES
     return e
 
 

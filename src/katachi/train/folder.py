@@ -1,0 +1,78 @@
+"""A run's folder: its settings, a line an epoch, the weights and the curves."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from katachi.io import save_safetensors
+from katachi.io.replacing import replacing
+from katachi.train.curves import save_curves
+from katachi.train.trainer import Row
+
+
+class RunFolder:
+    """A new folder for one run: `path`, or `runs/<name>-<n>` with the first n that is free. Nothing is overwritten.
+
+    Raises FileExistsError for a folder that has something in it, OSError where none can be made.
+
+    >>> import tempfile
+    >>> top = Path(tempfile.mkdtemp())
+    >>> [RunFolder.numbered("digits", top).path.name for _ in range(2)]
+    ['digits-1', 'digits-2']
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if any(self.path.iterdir()):
+            raise FileExistsError(f"{self.path} is not empty; a run needs a folder of its own")
+        self.metrics.touch()  # the folder can be written to, and is no longer empty
+
+    @classmethod
+    def numbered(cls, name: str, under: str | os.PathLike[str] = "runs") -> RunFolder:
+        """The next folder of that name."""
+        n = 1
+        while True:
+            path = Path(under, f"{name}-{n}")
+            try:
+                path.mkdir(parents=True)  # whoever makes it has it: two runs never share one
+            except FileExistsError:
+                n += 1
+                continue
+            return cls(path)
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    def save_config(self, config: Mapping[str, Any]) -> None:
+        """What the run was asked to do, as config.json."""
+        with replacing(self.path / "config.json") as new:
+            new.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+    def add_row(self, row: Row) -> None:
+        """One line of metrics.jsonl, on the disk when this returns."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save_weights(self, state: Mapping[str, Any]) -> None:
+        """The model's state as model.safetensors."""
+        save_safetensors(self.weights, state)
+
+    def save_curves(self, history: Sequence[Row]) -> None:
+        """curves.png. Raises MissingExtra without matplotlib."""
+        save_curves(self.curves, history)

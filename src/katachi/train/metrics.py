@@ -1,0 +1,66 @@
+"""Means over the examples seen, added up on the device and looked at rarely."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from katachi.graph.dtypes import float32
+from katachi.tensor import elementwise, reduce, tensor
+
+FOLD = 64  # batches that are added up in float32 before the sum moves to a Python float
+
+
+def accuracy(output: Any, target: Any) -> Any:
+    """The share of rows whose largest output stands at the target.
+
+    >>> import katachi as kt
+    >>> accuracy(kt.tensor([[0.1, 0.9], [0.8, 0.2]]), kt.tensor([1, 1])).item()
+    0.5
+    """
+    right = elementwise.equal(reduce.argmax(output, 1), target)
+    return reduce.mean(elementwise.astype(right, float32))
+
+
+class Running:
+    """Means of batch means, each batch weighted by its examples.
+
+    `add` only adds to pending work, so it joins the step's program; `means` looks. Sums move to Python floats after a
+    fixed number of batches, never by the clock: what is reported does not depend on timing.
+
+    >>> import katachi as kt
+    >>> seen = Running()
+    >>> seen.add(3, loss=kt.tensor(1.0)); seen.add(1, loss=kt.tensor(5.0)); seen.means()
+    {'loss': 2.0}
+    """
+
+    def __init__(self) -> None:
+        self.examples = 0
+        self._batches = 0
+        self._pending: dict[str, Any] = {}  # sums on the device
+        self._folded: dict[str, float] = {}
+
+    def add(self, examples: int, **means: Any) -> None:
+        """Count a batch: its number of examples and its mean of each quantity, scalar tensors."""
+        if self._batches == FOLD:
+            self._fold()
+        for name, mean in means.items():
+            mean = mean.freeze()
+            if name not in self._pending:
+                self._pending[name] = tensor(0.0, dtype=mean.dtype, device=mean.device)
+            self._pending[name] = self._pending[name] + mean * float(examples)
+        self.examples += examples
+        self._batches += 1
+
+    def means(self) -> dict[str, float]:
+        """The means so far; empty if nothing was seen."""
+        return {
+            name: (self._folded.get(name, 0.0) + total.item()) / max(self.examples, 1)
+            for name, total in self._pending.items()
+        }
+
+    def _fold(self) -> None:
+        for name, total in self._pending.items():
+            self._folded[name] = self._folded.get(name, 0.0) + total.item()
+            # a computed zero where a computed sum stood: the next step replays as the others do
+            self._pending[name] = tensor(0.0, dtype=total.dtype, device=total.device)
+        self._batches = 0

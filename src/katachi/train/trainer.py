@@ -1,0 +1,107 @@
+"""Trainer: the plain loop, with counting, validation and a history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from katachi.nn.module import Module
+from katachi.tensor.modes import no_grad
+from katachi.train.metrics import Running
+
+Row: TypeAlias = dict[str, Any]  # an epoch: its number, means, seconds and examples a second
+
+
+@dataclass
+class Trainer:
+    """Trains `model`: `loss(model(inputs), targets)` over batches of (inputs, targets), updated by `optimizer`.
+
+    `metrics` are further functions of (output, target) whose mean over a batch is a scalar, `train.accuracy` for example.
+    `history` has a row for every finished epoch, and stays readable after Ctrl-C.
+
+    >>> import katachi as kt
+    >>> from katachi import data, nn, optim, train
+    >>> _ = kt.manual_seed(0)
+    >>> model = nn.Linear(1, 1)
+    >>> points = data.TensorDataset([[0.0], [1.0], [2.0]], [[1.0], [3.0], [5.0]])
+    >>> trainer = train.Trainer(model, optim.SGD(model.parameters(), lr=0.1), nn.functional.mse_loss)
+    >>> rows = trainer.fit(data.DataLoader(points, batch_size=3), epochs=200)
+    >>> rows[-1]["epoch"], rows[-1]["loss"] < 0.01, round(model.weight.item()), round(model.bias.item())
+    (200, True, 2, 1)
+    """
+
+    model: Module
+    optimizer: Any
+    loss: Callable[[Any, Any], Any]
+    metrics: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+
+    def fit(
+        self,
+        loader: Iterable[tuple[Any, Any]],
+        epochs: int,
+        *,
+        validate: Iterable[tuple[Any, Any]] | None = None,
+        on_step: Callable[[Running], None] | None = None,
+        on_epoch: Callable[[Row], None] | None = None,
+    ) -> list[Row]:
+        """Train for a number of epochs; returns the history, earlier calls' rows included.
+
+        With `validate` each row also has that loader's means, as `validation_loss` and so on. `on_step` is called after
+        every step with the means so far (looking at them costs a moment; every step is more often than needed), `on_epoch`
+        with every finished row. Raises ValueError for a loader without batches.
+        """
+        for _ in range(epochs):
+            started, seen = time.perf_counter(), Running()
+            with _training(self.model, True):
+                for inputs, targets in loader:
+                    output = self.model(inputs)
+                    loss = self.loss(output, targets)
+                    loss.backward()
+                    self._count(seen, loss, output, targets)
+                    self.optimizer.step()  # forward, backward, counting and update run here, as one program
+                    if on_step is not None:
+                        on_step(seen)
+            row: Row = {"epoch": len(self.history) + 1, **_of_any(seen)}
+            row["seconds"] = time.perf_counter() - started
+            row["examples_per_second"] = seen.examples / row["seconds"]
+            if validate is not None:
+                row |= {f"validation_{name}": value for name, value in self.evaluate(validate).items()}
+            self.history.append(row)
+            if on_epoch is not None:
+                on_epoch(row)
+        return self.history
+
+    def evaluate(self, loader: Iterable[tuple[Any, Any]]) -> dict[str, float]:
+        """The means of loss and metrics over a loader, in inference mode and without gradients."""
+        seen = Running()
+        with _training(self.model, False), no_grad():
+            for inputs, targets in loader:
+                output = self.model(inputs)
+                self._count(seen, self.loss(output, targets), output, targets)
+        return _of_any(seen)
+
+    def _count(self, seen: Running, loss: Any, output: Any, targets: Any) -> None:
+        output = output.freeze()
+        seen.add(len(targets), loss=loss, **{name: metric(output, targets) for name, metric in self.metrics.items()})
+
+
+def _of_any(seen: Running) -> dict[str, float]:
+    if not seen.examples:
+        raise ValueError("Trainer: the loader gave no batches")
+    return seen.means()
+
+
+@contextmanager
+def _training(model: Module, mode: bool) -> Iterator[None]:
+    """Within it the model is in one mode; afterwards every part is in the mode it was in."""
+    before = [(part, part.training) for _, part in model.named_modules()]
+    model.train(mode)
+    try:
+        yield
+    finally:
+        for part, was in before:
+            part.training = was
