@@ -295,6 +295,14 @@ def test_pending_set_is_seen_by_every_handle_of_the_cell() -> None:
     assert layer.weight.grad.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def test_state_set_without_gradients_stays_trainable() -> None:
+    layer = nn.Linear(2, 1)
+    with kt.no_grad():
+        layer.weight.set(kt.ones((1, 2)))
+    layer(kt.ones((1, 2))).sum().backward()
+    assert layer.weight.grad.tolist() == [[1.0, 1.0]]
+
+
 def test_a_failed_step_changes_nothing() -> None:
     net, (x, y) = model(), data(8)
     opt = optim.AdamW(net.parameters(), lr=0.01)

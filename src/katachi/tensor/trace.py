@@ -405,7 +405,9 @@ def _record(
     for i, (x, w) in enumerate(zip(operands, wants, strict=True)):
         if isinstance(x, Handle):
             node = known[w if w.__class__ is int else w.slot]
-            nodes[i] = make("stop_gradient", node) if node.tracked and not t.modes.grad else node
+            # what is written to state stays state, whatever the mode
+            constant = node.tracked and not t.modes.grad and not writes
+            nodes[i] = make("stop_gradient", node) if constant else node
     present = [n for n in nodes if n is not None]
     device = _one_device(op, operands, present) if present else t.modes.device
     ranges = []
