@@ -6,4 +6,5 @@ from katachi.train.folder import RunFolder as RunFolder
 from katachi.train.metrics import Running as Running
 from katachi.train.metrics import accuracy as accuracy
 from katachi.train.progress import Progress as Progress
+from katachi.train.trainer import Row as Row
 from katachi.train.trainer import Trainer as Trainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ class RunFolder:
     def add_row(self, row: Row) -> None:
         """One line of metrics.jsonl, on the disk when this returns."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({k: _number(v) for k, v in row.items()}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -76,3 +77,8 @@ class RunFolder:
     def save_curves(self, history: Sequence[Row]) -> None:
         """curves.png. Raises MissingExtra without matplotlib."""
         save_curves(self.curves, history)
+
+
+def _number(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null, so that every reader can read the line."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

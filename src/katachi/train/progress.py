@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -42,9 +41,7 @@ class Progress:
         self._started = time.perf_counter()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def step(self, seen: Running) -> None:
@@ -63,9 +60,7 @@ class Progress:
         """An epoch is done: without a bar, say so in a line."""
         self._examples += round(row["examples_per_second"] * row["seconds"])
         if self._bar.disable:
-            shown = {
-                k.replace("_", " "): v for k, v in row.items() if k not in ("epoch", "seconds", "examples_per_second")
-            }
+            shown = {k.replace("_", " "): v for k, v in row.items() if k.endswith(("loss", "accuracy"))}
             line = f"epoch {row['epoch']}/{self.epochs}  {_words(shown)}  {row['examples_per_second']:,.0f} examples/s"
             self.console.print(line, soft_wrap=True, highlight=False)
 

@@ -19,8 +19,8 @@ Row: TypeAlias = dict[str, Any]  # an epoch: its number, means, seconds and exam
 class Trainer:
     """Trains `model`: `loss(model(inputs), targets)` over batches of (inputs, targets), updated by `optimizer`.
 
-    `metrics` are further functions of (output, target) whose mean over a batch is a scalar, `train.accuracy` for example.
-    `history` has a row for every finished epoch, and stays readable after Ctrl-C.
+    `metrics` are further functions of (output, target) that give a batch's mean, such as `train.accuracy`. `history` has
+    a row for every finished epoch, and stays readable after Ctrl-C.
 
     >>> import katachi as kt
     >>> from katachi import data, nn, optim, train
@@ -51,8 +51,8 @@ class Trainer:
         """Train for a number of epochs; returns the history, earlier calls' rows included.
 
         With `validate` each row also has that loader's means, as `validation_loss` and so on. `on_step` is called after
-        every step with the means so far (looking at them costs a moment; every step is more often than needed), `on_epoch`
-        with every finished row. Raises ValueError for a loader without batches.
+        every step with the means so far (to look at them waits for the device: not at every step), `on_epoch` with
+        every finished row. Raises ValueError for a loader without batches.
         """
         for _ in range(epochs):
             started, seen = time.perf_counter(), Running()

@@ -106,6 +106,8 @@ def _dot_general(side: int) -> Rule:
 def _convolution_input(g: Node, v: View) -> Node:
     """The transposed convolution: g dilated by the strides, the kernel reversed, channels exchanged within each group."""
     x, w, a = v.like(0), v.x(1), v.attrs
+    if 0 in x.shape:
+        return b.like(x, 0.0)
     groups, k = a["groups"], len(a["strides"])
     out, per_in, *window = w.shape
     w = b.reshape(w, (groups, out // groups, per_in, *window))
@@ -127,6 +129,8 @@ def _convolution_input(g: Node, v: View) -> Node:
 def _convolution_weight(g: Node, v: View) -> Node:
     """A convolution over the batch: x with channels as batch, g as the kernel, dilated by the strides."""
     x, w, a = v.x(0), v.like(1), v.attrs
+    if 0 in x.shape:
+        return b.like(w, 0.0)
     groups, k = a["groups"], len(a["strides"])
     n, channels, *spatial = x.shape
     out, per_in, *window = w.shape
@@ -149,12 +153,6 @@ def _convolution_weight(g: Node, v: View) -> Node:
 
 
 def _gather(g: Node, v: View) -> Node:
-    x, index, axes, batch = v.like(0), v.x(1), v.attrs["axes"], v.attrs["batch"]
-    if axes == (batch,) and len(x.shape) == batch + 1 and len(index.shape) == batch + 1:
-        # one element a row, as in a cross-entropy: element-wise, where a scatter would go through memory at random
-        line = make("iota", shape=x.shape, dtype=index.dtype, dimension=batch, device=x.device)
-        picked = b.compare(line, "EQ", b.spread(index, x.shape))
-        return b.select(picked, b.spread(b.reshape(g, index.shape), x.shape), b.like(x, 0.0))
     return make("scatter", b.like(v.like(0), 0.0), v.x(1), g, combine="add", **v.attrs)
 
 

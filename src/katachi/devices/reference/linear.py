@@ -42,9 +42,9 @@ def _dilate(x: Array, dilation: Ints) -> Array:
 
 def _pad_or_crop(x: Array, padding: Pairs, value: Any) -> Array:
     lead = x.ndim - len(padding)
-    x = x[(..., *(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape[lead:], padding, strict=True)))]
     widths = [(0, 0)] * lead + [(max(lo, 0), max(hi, 0)) for lo, hi in padding]
-    return np.pad(x, widths, constant_values=value)
+    x = np.pad(x, widths, constant_values=value)  # first, because more may be cropped than x has
+    return x[(..., *(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape[lead:], padding, strict=True)))]
 
 
 def _windows(x: Array, window: Ints, strides: Ints) -> Array:
@@ -100,7 +100,8 @@ def _reduce_window_gradient(x: Array, g: Array, *, window: Ints, strides: Ints, 
     wide = _comparable(x)
     out = np.zeros(x.size, np.float64)
     if x.size:
-        np.add.at(out, _window_places(wide, window, strides, padding), g.astype(np.float64))
+        places = _window_places(wide, window, strides, padding)
+        np.add.at(out, places[places >= 0], g[places >= 0].astype(np.float64))  # below 0: nothing but padding
     return out.reshape(x.shape).astype(x.dtype)
 
 

@@ -1,0 +1,65 @@
+"""What there is: devices, and the table of primitives joined from every room's column."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from katachi.devices.reference import REFERENCE
+from katachi.graph.primitives import MARKS, RULES
+from katachi.kernels.lower import LOWERING
+from katachi.tensor.modes import devices
+from katachi.transforms.derivatives import FLAT
+from katachi.transforms.jvp import JVP
+from katachi.transforms.vjp import VJP
+
+DESCRIPTION = {
+    "reference": "NumPy, one primitive at a time: the measure of all others",
+    "cpu": "fused loops and matrix products, compiled to machine code by LLVM",
+}
+COLUMNS = ("rule", "vjp", "jvp", "reference", "lowering")
+TEMPLATES = frozenset(["dot_general"])  # kernels that are not loops around one element's formula
+SPECIAL = {"concatenate": "vjp"}  # has any number of operands, so its rule is no row of the table of rules
+
+
+def cells() -> dict[str, dict[str, str]]:
+    """For each primitive what stands in each column: yes, later, or why nothing need stand there.
+
+    >>> cells()["add"]["vjp"], cells()["compare"]["vjp"], cells()["stop_gradient"]["lowering"]
+    ('yes', 'flat', 'erased')
+    """
+    table = {}
+    for name in RULES:
+        flat = name in FLAT
+        derived = {
+            "vjp": "flat" if flat else _filled(name in VJP or SPECIAL.get(name) == "vjp"),
+            "jvp": "flat" if flat else _filled(name in JVP),
+        }
+        lowered = "erased" if name in MARKS else _filled(name in LOWERING or name in TEMPLATES)
+        table[name] = {"rule": "yes", **derived, "reference": _filled(name in REFERENCE), "lowering": lowered}
+    return table
+
+
+def _filled(there: bool) -> str:
+    return "yes" if there else "later"
+
+
+def print_primitives() -> None:
+    table = Table(title="primitives", caption="flat: nothing flows through. erased: a compiler pass removes it.")
+    table.add_column("primitive")
+    for column in COLUMNS:
+        table.add_column(column)
+    found = cells()
+    for name, row in sorted(found.items()):
+        table.add_row(name, *[f"[yellow]{row[c]}[/]" if row[c] == "later" else row[c] for c in COLUMNS])
+    later = [sum(row[c] == "later" for row in found.values()) for c in COLUMNS]
+    table.add_section()
+    table.add_row(f"{len(found)} primitives", *[f"{n} later" if n else "complete" for n in later])
+    Console().print(table)
+
+
+def print_devices() -> None:
+    table = Table("device", "what it is")
+    for name in devices():
+        table.add_row(name, DESCRIPTION.get(name, ""))
+    Console().print(table)

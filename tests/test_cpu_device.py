@@ -1,0 +1,149 @@
+"""The CPU device computes what the reference does, and lowers what it must by now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import katachi as kt
+from katachi import nn, optim
+from katachi.nn import functional as F
+
+STEPS = {"xor": ((2, 16, 2), 4), "mlp-small": ((784, 128, 10), 32)}
+
+
+def training_step(sizes: tuple[int, ...], batch: int, activation: type[nn.Module] = nn.ReLU) -> Callable[..., Any]:
+    kt.manual_seed(0)
+    model = nn.Sequential(nn.Linear(sizes[0], sizes[1]), activation(), nn.Linear(sizes[1], sizes[2]))
+    optimizer = optim.AdamW(model.parameters(), lr=1e-2)
+
+    def step(batch: int = batch) -> Any:
+        rng = np.random.default_rng(batch)
+        x = kt.tensor(rng.standard_normal((batch, sizes[0]), np.float32))
+        y = kt.tensor(rng.integers(0, sizes[-1], batch))
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh])
+def test_training_steps_contain_no_reference_step(name: str, activation: type[nn.Module]) -> None:
+    with kt.device("cpu"):
+        told = kt.explain(training_step(*STEPS[name], activation))
+        assert told.reference_steps == []
+        assert "kernel launches" in str(told)
+
+
+def test_a_step_that_cannot_be_lowered_says_so() -> None:
+    with kt.device("cpu"):
+        told = kt.explain(lambda: F.conv2d(kt.ones((1, 1, 4, 4)), kt.ones((1, 1, 3, 3))).relu().numpy())
+    assert told.reference_steps == ["convolution"]
+    assert "on the reference device, for want of a lowering: convolution" in str(told)
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_a_new_batch_size_builds_one_program_and_no_kernel(name: str) -> None:
+    with kt.device("cpu"):
+        step = training_step(*STEPS[name])
+        step()
+        step()
+        for batch in (STEPS[name][1] + 3, 57, 19):
+            told = kt.explain(step, batch)
+            assert (told.programs_built, told.kernels_compiled) == (1, 0), batch
+            assert kt.explain(step, batch).programs_built == 0
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid])
+def test_training_equals_the_reference(activation: type[nn.Module]) -> None:
+    losses = {}
+    for device in ("reference", "cpu"):
+        with kt.device(device):
+            step = training_step((12, 16, 5), 9, activation)
+            losses[device] = [step().item() for _ in range(20)]
+    np.testing.assert_allclose(losses["cpu"], losses["reference"], rtol=2e-4)
+
+
+def test_an_index_out_of_range_names_the_users_line_and_changes_nothing() -> None:
+    with kt.device("cpu"):
+        layer = nn.Linear(4, 3)
+        optimizer = optim.AdamW(layer.parameters())
+        before = layer.weight.numpy().copy()
+        F.cross_entropy(layer(kt.ones((2, 4))), kt.tensor([0, 3])).backward()
+        with pytest.raises(kt.IndexBoundsError, match=r"index 3 .* size 3.*test_cpu_device\.py:\d+"):
+            optimizer.step()
+        np.testing.assert_array_equal(layer.weight.numpy(), before)
+        assert layer.weight.grad is not None
+
+
+def test_random_bits_are_equal_on_every_device() -> None:
+    draws = []
+    for device in ("reference", "cpu"):
+        with kt.device(device):
+            kt.manual_seed(11)
+            draws.append((kt.rand(33), kt.randint(-5, 1000, (4, 9)), kt.randn(101), F.dropout(kt.ones(50), 0.3)))
+    for a, b in zip(*draws, strict=True):
+        if a.shape == (101,):
+            np.testing.assert_array_max_ulp(a.numpy(), b.numpy(), 4)
+        else:
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+UNARY = [kt.exp, kt.tanh, kt.sigmoid, kt.erf, kt.sin, kt.cos, kt.abs, kt.negative, kt.relu, kt.gelu, kt.sign, kt.floor]
+BINARY = [kt.add, kt.subtract, kt.multiply, kt.maximum, kt.minimum]
+
+
+def random_graph(draw: Callable[[int], int], arrays: list[np.ndarray]) -> Any:
+    """A value computed from variables by a dozen random operations, and its gradients."""
+    leaves = [kt.variable(a) for a in arrays]
+    pool: list[Any] = list(leaves)
+    for _ in range(4 + draw(9)):
+        x, y = pool[draw(len(pool))], pool[draw(len(pool))]
+        kind = draw(9)
+        if kind < 3:
+            out = UNARY[draw(len(UNARY))](x)
+        elif kind < 5:
+            z = y if y.shape == x.shape else y.sum()
+            out = BINARY[draw(len(BINARY))](x, z)
+        elif kind == 5 and x.ndim:
+            out = [kt.sum, kt.mean, kt.max][draw(3)](x, draw(x.ndim), keepdims=bool(draw(2)))
+        elif kind == 6 and x.ndim:
+            out = x.permute(tuple(np.roll(range(x.ndim), draw(x.ndim)))) if draw(2) else x.softmax(draw(x.ndim))
+        elif kind == 7 and x.ndim and x.shape[0] > 1:
+            out = x[draw(x.shape[0] - 1) :: 1 + draw(2)] if draw(2) else kt.concat([x, x * 0.5], draw(x.ndim))
+        elif kind == 8 and x.ndim == 2:
+            out = x @ x.T if draw(2) else x.T @ x
+        else:
+            out = kt.where(x > 0.1, x, -0.5)
+        pool.append(out.tanh() if draw(2) else out * 0.25)
+    total = sum((p.sum() for p in pool[len(leaves) :]), start=kt.zeros(device=leaves[0].device))
+    total.backward()
+    return [pool[-1], total, *[v.grad for v in leaves if v.grad is not None]]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1))
+def test_random_graphs_equal_the_reference(seed: int) -> None:
+    compare_random_graph(seed)
+
+
+def compare_random_graph(seed: int) -> None:
+    shape = tuple(np.random.default_rng(seed).choice([1, 2, 3, 5, 17, 40], np.random.default_rng(seed).integers(1, 4)))
+    results = []
+    for device in ("reference", "cpu"):
+        rng = np.random.default_rng(seed)
+        arrays = [rng.standard_normal(shape).astype(np.float32) for _ in range(2)]
+        with kt.device(device):
+            results.append([v.numpy() for v in random_graph(lambda n, rng=rng: int(rng.integers(n)), arrays)])
+    assert len(results[0]) == len(results[1])
+    for a, b in zip(*results, strict=True):
+        scale = np.abs(a).max(initial=0.0) if a.size else 0.0
+        np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5 * max(1.0, float(scale)), err_msg=f"seed {seed}")

@@ -1,0 +1,58 @@
+"""The table: every primitive has a cell in every column, and every cell belongs to a primitive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from katachi.devices.reference import REFERENCE
+from katachi.graph.primitives import ELEMENTWISE, MARKS, MOVEMENT, REDUCTIONS, RULES
+from katachi.kernels.lower import LOWERING
+from katachi.kernels.polynomials import ULPS
+from katachi.transforms.derivatives import DERIVATIVE, FLAT
+from katachi.transforms.jvp import JVP
+from katachi.transforms.vjp import VJP
+
+from .samples import SAMPLES  # pyrefly: ignore[missing-import]
+
+# The matmul template has this one, a pass removes the marks, and these wait for their kernels: the list only gets shorter.
+TEMPLATES = {"dot_general"}
+LATER = {"convolution", "dynamic_slice", "dynamic_update_slice", "reduce_window", "reduce_window_gradient"}
+
+COLUMNS: dict[str, Iterable[str]] = {
+    "definition": REFERENCE,
+    "vjp": {*VJP, *FLAT, "concatenate"},  # its rule depends on the number of operands
+    "jvp": {*JVP, *FLAT},
+    "lowering": {*LOWERING, *TEMPLATES, *MARKS, *LATER},
+    "samples": SAMPLES,
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_no_cell_is_missing(column: str) -> None:
+    assert not set(RULES) - set(COLUMNS[column]), f"primitives without a cell in the column {column!r}"
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_no_cell_is_left_over(column: str) -> None:
+    known = {*RULES, "input"}  # a value from outside: nothing computes it
+    assert not set(COLUMNS[column]) - known, f"the column {column!r} has cells of no primitive"
+
+
+def test_later_means_later() -> None:
+    assert not LATER & set(LOWERING), "these are lowered now: take them off LATER"
+
+
+def test_a_primitive_either_differentiates_or_is_flat() -> None:
+    assert not set(VJP) & FLAT and not set(JVP) & FLAT
+    assert set(DERIVATIVE) <= set(VJP) & set(JVP)
+
+
+@pytest.mark.parametrize("family", [ELEMENTWISE, MOVEMENT, REDUCTIONS, MARKS])
+def test_families_name_primitives(family: tuple[str, ...]) -> None:
+    assert set(family) <= set(RULES) and len(set(family)) == len(family)
+
+
+def test_accuracy_is_promised_for_primitives() -> None:
+    assert set(ULPS) <= set(LOWERING)
