@@ -55,11 +55,13 @@ def build(name: str) -> nn.Module:
 def run(settings: Settings) -> int:
     """Train, save and report; returns the exit code. Raises typer.BadParameter for what cannot be done."""
     if not (0 < settings.lr < math.inf):
-        raise typer.BadParameter(f"--lr: {settings.lr} is no learning rate; it must be positive and finite")
+        raise typer.BadParameter(
+            f"{settings.lr} is no learning rate; it must be positive and finite", param_hint="--lr"
+        )
     try:
         check_device(settings.device)
     except DeviceError as error:
-        raise typer.BadParameter(f"--device: {error}") from None
+        raise typer.BadParameter(str(error), param_hint="--device") from None
     epochs = settings.epochs or EPOCHS[settings.model]
     try:
         folder = train.RunFolder.numbered("digits") if settings.out is None else train.RunFolder(settings.out)
@@ -67,7 +69,7 @@ def run(settings: Settings) -> int:
         folder.save_config(config)
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
-        raise typer.BadParameter(f"no folder for the run: {reason}") from None
+        raise typer.BadParameter(f"no folder for the run: {reason}", param_hint="--out") from None
     with device(settings.device):
         return _run(settings, epochs, folder)
 

@@ -78,23 +78,23 @@ def jvp(outputs: Sequence[Handle], inputs: Sequence[Handle], tangents: Sequence[
 
 def leaves_of(root: Handle) -> list[Handle]:
     """The leaves that a value depends on, whether its graph is consumed or not."""
-    t = current()
-    inside = root._slot - t.base
-    found: list[Handle] = []
     if root._origin is LEAF:
         return [root]
-    if root._value is None and inside >= 0:
-        reach = set(toposort([t.entry.slots()[inside]]))
-        nodes = [n for e in t.entry.path() for n in e.leaf_nodes]
-        found = [h for n, h in zip(nodes, t.leaves, strict=True) if n in reach]
-        older = [h for h, n in zip(t.handles, [n for e in t.entry.path() for n in e.imports], strict=True) if n in reach]
-    else:
-        tape = root._origin
-        found = list(tape.leaves) if isinstance(tape, Tape) else []
-        older = list(tape.links) if isinstance(tape, Tape) else []
-    for h in older:
-        if h is not root and h._origin is not LEAF:
-            found += leaves_of(h)
+    t = current()
+    found: list[Handle] = []
+    stack = [root]
+    seen: set[int] = set()
+    if root._value is None and root._slot >= t.base:
+        path = t.entry.path()
+        reach = set(toposort([t.entry.slots()[root._slot - t.base]]))
+        found = [h for n, h in zip([n for e in path for n in e.leaf_nodes], t.leaves, strict=True) if n in reach]
+        stack = [h for h, n in zip(t.handles, [n for e in path for n in e.imports], strict=True) if n in reach]
+    while stack:
+        tape = stack.pop()._origin
+        if isinstance(tape, Tape) and id(tape) not in seen:
+            seen.add(id(tape))
+            found += tape.leaves
+            stack += tape.links
     return found
 
 

@@ -212,16 +212,12 @@ def _weight(node: Node) -> int:
 def tapes_of(t: Trace, roots: Sequence[Handle]) -> list[Tape]:
     """Every tape that a backward pass from `roots` may enter, older ones first."""
     found: dict[int, Tape] = {}
-
-    def visit(h: Handle) -> None:
-        tape = h._origin
+    stack = [*t.handles, *roots]
+    while stack:  # no recursion: in eager mode every operation leaves a tape
+        tape = stack.pop()._origin
         if isinstance(tape, Tape) and id(tape) not in found:
-            for older in tape.links:
-                visit(older)
             found[id(tape)] = tape
-
-    for h in (*t.handles, *roots):
-        visit(h)
+            stack += tape.links
     return sorted((tape for tape in found.values() if tape.template is not GONE), key=lambda tape: tape.serial)
 
 

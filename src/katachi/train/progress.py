@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from katachi.train.metrics import Running
@@ -24,10 +24,9 @@ class Progress:
         self._done, self._next, self._started, self._examples = 0, 0.0, time.perf_counter(), 0
         self._bar = Bar(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=8),  # so that the line fits 80 columns
             TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=self.console,
             auto_refresh=False,  # no thread beside the training: a step refreshes
@@ -53,7 +52,7 @@ class Progress:
         self._next = now + 1 / LOOKS
         speed = (self._examples + seen.examples) / (now - self._started)
         epoch = (self._done - 1) // self.batches + 1
-        text = f"{_words(seen.means())}  {speed:,.0f} examples/s"
+        text = f"{_words(seen.means(), ' ')} {speed:,.0f} examples/s"
         self._bar.update(self._task, completed=self._done, epoch=epoch, text=text, refresh=True)
 
     def epoch(self, row: Row) -> None:
@@ -65,5 +64,5 @@ class Progress:
             self.console.print(line, soft_wrap=True, highlight=False)
 
 
-def _words(means: dict[str, Any]) -> str:
-    return "  ".join(f"{k} {v:.2%}" if k.endswith("accuracy") else f"{k} {v:.4f}" for k, v in means.items())
+def _words(means: dict[str, Any], gap: str = "  ") -> str:
+    return gap.join(f"{k} {v:.2%}" if k.endswith("accuracy") else f"{k} {v:.4f}" for k, v in means.items())

@@ -19,8 +19,8 @@ Row: TypeAlias = dict[str, Any]  # an epoch: its number, means, seconds and exam
 class Trainer:
     """Trains `model`: `loss(model(inputs), targets)` over batches of (inputs, targets), updated by `optimizer`.
 
-    `metrics` are further functions of (output, target) that give a batch's mean, such as `train.accuracy`. `history` has
-    a row for every finished epoch, and stays readable after Ctrl-C.
+    `metrics` are further functions of (output, target) that give a batch's mean, such as `train.accuracy`. `history`
+    has a row for every finished epoch, and stays readable after Ctrl-C.
 
     >>> import katachi as kt
     >>> from katachi import data, nn, optim, train
