@@ -30,6 +30,7 @@ from katachi.tensor.movement import (
 )  # fmt: skip
 from katachi.tensor.random import Generator, manual_seed, rand, randint, randn
 from katachi.tensor.reduce import all, any, argmax, log_softmax, max, mean, min, softmax, sum, var
+from katachi.tensor.shaped import Shaped, shape_vars
 from katachi.tensor.tensor import Tensor, Variable, is_variable
 from katachi.tensor.tensor import evaluate as eval
 

@@ -32,7 +32,7 @@ class DType:
         return f"katachi.{self.name}"
 
     def __reduce__(self) -> str:
-        return self.name
+        return "bool_" if self.name == "bool" else self.name  # the global's name
 
     @property
     def is_floating(self) -> bool:
@@ -74,6 +74,8 @@ def as_dtype(what: object) -> DType:
     if isinstance(what, type) and what in _BY_PYTHON:
         return _BY_PYTHON[what]
     try:
+        if what is None:  # float64 to NumPy
+            raise TypeError
         return _BY_NUMPY[np.dtype(what)]  # type: ignore[arg-type]
     except (TypeError, KeyError):
         names = ", ".join(d.name for d in DTYPES)

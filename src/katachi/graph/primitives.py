@@ -278,6 +278,8 @@ def _convolution(
 def _reduce_window(x: Aval, *, window: Shape, strides: Shape, padding: tuple) -> tuple[Shape, DType]:
     """The maximum of each window over the last len(window) axes; padding never wins."""
     lead = len(x.shape) - len(window)
+    if x.dtype.kind == "bool":
+        raise DTypeError("needs a numeric dtype, got bool")
     if lead < 0:
         raise ShapeError(f"needs at least {len(window)} axes, got {x.shape}")
     sizes = []

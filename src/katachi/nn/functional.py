@@ -67,10 +67,10 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return apply(LINEAR, (x, weight) if bias is None else (x, weight, bias))
 
 
-def _pair(value: Any, what: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(n, int) for n in pair):
-        raise ShapeError(f"{what} must be an int or two, got {value!r}")
+def _pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(n, int) and n >= least for n in pair):
+        raise ShapeError(f"{what} must be an int or two, at least {least}, got {value!r}")
     return pair
 
 
@@ -82,6 +82,8 @@ def _conv2d(x: Node, weight: Node, *rest: Any) -> Node:
         )
     if x.shape[1] != weight.shape[1] * groups:
         raise ShapeError(f"needs {weight.shape[1] * groups} channels on axis 1, got {x.shape[1]} in {x.shape}")
+    if bias and bias[0].shape != (weight.shape[0],):
+        raise ShapeError(f"needs a bias of shape ({weight.shape[0]},), got {bias[0].shape}")
     x, weight, *bias = _common(x, weight, *bias)
     out = make(
         "convolution", x, weight, strides=stride, padding=tuple((p, p) for p in padding), lhs_dilation=(1, 1),
@@ -102,7 +104,7 @@ def conv2d(
     >>> kt.nn.functional.conv2d(kt.ones((1, 1, 5, 5)), kt.ones((2, 1, 3, 3)), padding=1).shape
     (1, 2, 5, 5)
     """
-    how = (_pair(stride, "conv2d: stride"), _pair(padding, "conv2d: padding"), _pair(dilation, "conv2d: dilation"))
+    how = (_pair(stride, "conv2d: stride"), _pair(padding, "conv2d: padding", 0), _pair(dilation, "conv2d: dilation"))
     return apply(CONV2D, (x, weight) if bias is None else (x, weight, bias), (*how, groups))
 
 
@@ -126,7 +128,7 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -
     """
     window = _pair(kernel_size, "max_pool2d: kernel_size")
     step = window if stride is None else _pair(stride, "max_pool2d: stride")
-    return apply(MAX_POOL2D, (x,), (window, step, _pair(padding, "max_pool2d: padding")))
+    return apply(MAX_POOL2D, (x,), (window, step, _pair(padding, "max_pool2d: padding", 0)))
 
 
 def _reduced(losses: Node, reduction: str) -> Node:
@@ -203,6 +205,7 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 
 def _dropout(x: Node, seed: Node, call: Node, p: float) -> Node:
+    x = floating(x)
     kept = keep_mask(seed, call, b.full(1.0 - p, (), float32, x.device), x.shape)
     return b.select(kept, b.scale(x, 1.0 / (1.0 - p)), b.like(x, 0.0))
 

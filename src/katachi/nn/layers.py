@@ -7,20 +7,8 @@ from typing import Any
 
 from katachi.errors import ShapeError
 from katachi.nn import functional as F
-from katachi.nn.module import Module, Parameter, check_positive
-from katachi.tensor.modes import device, no_grad
-from katachi.tensor.random import rand
-
-
-def uniform(shape: tuple[int, ...], bound: float) -> Parameter:
-    """A parameter that starts uniform in [-bound, bound). Drawn on the reference device: draws are equal on all, and
-    nothing need be compiled for a number that is drawn once."""
-    from katachi.tensor.trace import current
-
-    where = current().modes.device
-    with no_grad(), device("reference"):
-        start = rand(shape) * (2 * bound) - bound
-    return Parameter(start, device=where)
+from katachi.nn.init import uniform
+from katachi.nn.module import Module, check_positive
 
 
 class Linear(Module):
@@ -68,8 +56,7 @@ class Conv2d(Module):
         if in_channels % groups or out_channels % groups:
             raise ShapeError(f"Conv2d: {in_channels} and {out_channels} channels do not divide into {groups} groups")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
-        check_positive("Conv2d", kernel_height=self.kernel_size[0], kernel_width=self.kernel_size[1])
+        self.kernel_size = F._pair(kernel_size, "Conv2d: kernel_size")
         self.stride, self.padding, self.dilation = stride, padding, dilation
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         bound = 1 / math.sqrt(math.prod(shape[1:]))

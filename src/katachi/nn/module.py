@@ -165,10 +165,6 @@ class Module:
 
 def _value(cell: Tensor) -> Any:
     settle(cell)
-    if cell._slot >= 0:  # a pending write
-        from katachi.tensor.trace import flush
-
-        flush()
     assert cell._value is not None
     cell._value.pinned = True
     return cell._value

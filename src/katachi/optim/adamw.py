@@ -13,13 +13,19 @@ from katachi.optim.build import update_op
 from katachi.optim.optimizer import Optimizer, check_range
 
 
-def _update(
-    p: Node, g: Node, m: Node, v: Node, b1: Node, r1: Node, b2: Node, r2: Node, size: Node, root: Node, eps: Node, keep: Node
+def moments(
+    g: Node, m: Node, v: Node, decayed: Node, b1: Node, r1: Node, b2: Node, r2: Node, size: Node, root: Node, eps: Node
 ) -> tuple[Node, ...]:
+    """`decayed` less a step along the gradient's running mean over the root of its running square, and the two."""
     m = b.add(b.multiply(m, b1), b.multiply(g, r1))
     v = b.add(b.multiply(v, b2), b.multiply(b.multiply(g, g), r2))
     scaled = b.add(b.multiply(make("sqrt", v), root), eps)
-    return b.subtract(b.multiply(p, keep), b.multiply(size, b.divide(m, scaled))), m, v
+    return b.subtract(decayed, b.multiply(size, b.divide(m, scaled))), m, v
+
+
+def _update(p: Node, g: Node, m: Node, v: Node, *numbers: Node) -> tuple[Node, ...]:
+    *rest, keep = numbers
+    return moments(g, m, v, b.multiply(p, keep), *rest)
 
 
 class AdamW(Optimizer):

@@ -31,6 +31,10 @@ class Optimizer:
         if not items:
             raise ValueError(f"{type(self).__name__}: there are no parameters to optimise")
         groups = items if isinstance(items[0], dict) else [{"params": items}]
+        for g in groups:
+            if not isinstance(g, Mapping) or "params" not in g:
+                what = f"the keys {', '.join(map(repr, g))}" if isinstance(g, Mapping) else type(g).__name__
+                raise ValueError(f'{type(self).__name__}: a group is a dict with "params", got {what}')
         self.param_groups = [{**defaults, **g, "params": list(g["params"])} for g in groups]
         self.state: dict[int, dict[str, Any]] = {}
         seen: set[int] = set()
@@ -128,5 +132,5 @@ def _writes(n: int) -> tuple[Write, ...]:
 
 def check_range(name: str, setting: str, value: float, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value < high."""
-    if not low <= value < high:
+    if isinstance(value, str) or not low <= value < high:
         raise ValueError(f"{name}: {setting} must be at least {low}" + f" and below {high}, got {value}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,13 @@ from katachi.graph.primitives import constant, make
 from katachi.tensor.handle import LEAF, Cell, Handle, handle
 from katachi.tensor.modes import check_device
 from katachi.tensor.operand import as_shape
+from katachi.tensor.signatures import copying, counting, diagonal, filling, repeating, tracking
 from katachi.tensor.trace import Op, apply, current, settle
+from katachi.tensor.types import _S, Fixed, Shaped, like, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Tracked
 
 
 def as_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
@@ -42,6 +48,10 @@ def as_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
             array = array.astype(np.float32) if dtype is None else array
     if array.dtype.kind in "OSUMmVc" and not _is_half(array):
         raise DTypeError(f"tensor: cannot make a tensor of {_short(x)}: numbers and bools only, got {array.dtype}")
+    if dtype is not None and dtype.is_integer and array.dtype.kind in "iu":
+        for n in (int(array.min(initial=0)), int(array.max(initial=0))):
+            if not dtype.bounds[0] <= n <= dtype.bounds[1]:
+                raise OverflowError(f"tensor: {n} does not fit {dtype.name}")
     return array.astype((dtype or as_dtype(array.dtype)).numpy, copy=False)
 
 
@@ -69,6 +79,7 @@ def _short(x: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+@like(copying)
 def tensor(x: Any, dtype: Any = None, device: str | None = None) -> Any:
     """A constant with a copy of a number, (nested) list, NumPy array or tensor.
 
@@ -99,6 +110,7 @@ def leaf(cls: type, x: Any, dtype: Any = None, device: str | None = None, tracke
     return h
 
 
+@like(tracking)
 def variable(x: Any, dtype: Any = None, device: str | None = None) -> Any:
     """A variable with a copy of x: gradients of what is computed from it arrive in its `.grad`.
 
@@ -116,7 +128,7 @@ def variable(x: Any, dtype: Any = None, device: str | None = None) -> Any:
     return leaf(Tensor, x, dtype, device)
 
 
-def unfreeze(x: Any, /) -> Any:
+def unfreeze(x: Tensor[_S, Fixed], /) -> Tensor[_S, Tracked]:
     """A new variable that starts with this constant's value."""
     return variable(x)
 
@@ -134,16 +146,19 @@ def _sizes(shape: Any, more: tuple[int, ...]) -> tuple[int, ...]:
     return as_shape((shape, *more) if more else shape)
 
 
+@like(filling)
 def zeros(shape: Any = (), *more: int, dtype: Any = float32, device: str | None = None) -> Any:
     """Zeros of a shape, given as a tuple or as ints."""
     return apply(ZEROS, (), (_sizes(shape, more), as_dtype(dtype), check_device(device or current().modes.device)))
 
 
+@like(filling)
 def ones(shape: Any = (), *more: int, dtype: Any = float32, device: str | None = None) -> Any:
     """Ones of a shape, given as a tuple or as ints."""
     return apply(ONES, (), (_sizes(shape, more), as_dtype(dtype), check_device(device or current().modes.device)))
 
 
+@like(repeating)
 def full(shape: Any, value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
     """One number everywhere; its dtype follows from the number unless given.
 
@@ -163,17 +178,17 @@ def full(shape: Any, value: Any, *, dtype: Any = None, device: str | None = None
     return apply(FULL, (value,), (as_shape(shape), kind))
 
 
-def zeros_like(x: Any, /, *, dtype: Any = None) -> Any:
+def zeros_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None) -> Tensor[_S, Fixed]:
     """Zeros of x's shape, dtype and device."""
     return zeros(x.shape, dtype=dtype or x.dtype, device=x.device)
 
 
-def ones_like(x: Any, /, *, dtype: Any = None) -> Any:
+def ones_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None) -> Tensor[_S, Fixed]:
     """Ones of x's shape, dtype and device."""
     return ones(x.shape, dtype=dtype or x.dtype, device=x.device)
 
 
-def full_like(x: Any, /, value: Any, *, dtype: Any = None) -> Any:
+def full_like(x: Tensor[_S, Fixed], /, value: Any, *, dtype: Any = None) -> Tensor[_S, Fixed]:
     """One number everywhere, in x's shape, dtype and device."""
     return full(x.shape, value, dtype=dtype or x.dtype, device=x.device)
 
@@ -186,12 +201,14 @@ def _eye(rows: int, columns: int, dtype: DType, device: str) -> Node:
 EYE = Op("eye", _eye)
 
 
+@like(diagonal)
 def eye(rows: int, columns: int | None = None, *, dtype: Any = float32, device: str | None = None) -> Any:
     """Ones on the diagonal of a matrix, zeros elsewhere."""
     n, m = as_shape((rows, rows if columns is None else columns))
     return apply(EYE, (), (n, m, as_dtype(dtype), check_device(device or current().modes.device)))
 
 
+@like(counting)
 def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: str | None = None) -> Any:
     """Numbers from `start` (0 if only one is given) to below `stop` in steps.
 
@@ -207,7 +224,10 @@ def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, de
     return tensor(array, kind, device)
 
 
-def linspace(start: float, stop: float, num: int, *, dtype: Any = float32, device: str | None = None) -> Any:
+@shape_vars("N")
+def linspace(
+    start: float, stop: float, num: Shaped[int, "N"], *, dtype: Any = float32, device: str | None = None
+) -> Tensor[Shaped[tuple[int], "[N]"], Fixed]:
     """`num` numbers at equal distances, both ends included."""
     return tensor(np.linspace(start, stop, num), dtype, device)
 

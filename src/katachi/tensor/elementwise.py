@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.errors import DTypeError
 from katachi.graph import build as b
@@ -11,7 +11,12 @@ from katachi.graph.dtypes import as_dtype, bool_
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.tensor.operand import floating, unify
+from katachi.tensor.signatures import binary, choice, comparison
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import _G, _S, Fixed, like
+
+if TYPE_CHECKING:
+    from katachi.tensor.tensor import Tensor
 
 
 def _binary(name: str, primitive: str | None = None, as_float: bool = False) -> Op:
@@ -41,6 +46,7 @@ ABS, NEGATIVE, SIGN = _unary("abs", as_float=False), _unary("negative", "negate"
 INVERT = _unary("bitwise_invert", "not", as_float=False)
 
 
+@like(binary)
 def add(x1: Any, x2: Any, /) -> Any:
     """x1 + x2, broadcast.
 
@@ -51,26 +57,31 @@ def add(x1: Any, x2: Any, /) -> Any:
     return apply(ADD, (x1, x2))
 
 
+@like(binary)
 def subtract(x1: Any, x2: Any, /) -> Any:
     """x1 - x2, broadcast."""
     return apply(SUBTRACT, (x1, x2))
 
 
+@like(binary)
 def multiply(x1: Any, x2: Any, /) -> Any:
     """x1 * x2, broadcast."""
     return apply(MULTIPLY, (x1, x2))
 
 
+@like(binary)
 def divide(x1: Any, x2: Any, /) -> Any:
     """x1 / x2, broadcast; integers give float32."""
     return apply(DIVIDE, (x1, x2))
 
 
+@like(binary)
 def maximum(x1: Any, x2: Any, /) -> Any:
     """The larger of two, broadcast; NaN if either is. At a tie each gets half the gradient."""
     return apply(MAXIMUM, (x1, x2))
 
 
+@like(binary)
 def minimum(x1: Any, x2: Any, /) -> Any:
     """The smaller of two, broadcast; NaN if either is. At a tie each gets half the gradient."""
     return apply(MINIMUM, (x1, x2))
@@ -88,14 +99,15 @@ def _integer_power(x: Node, exponent: int) -> Node:
             result = square if result is None else make("multiply", result, square)
         left >>= 1
         square = make("multiply", square, square) if left else square
-    one = b.like(x, 1)
-    result = one if result is None else result
-    return make("divide", one, result) if exponent < 0 else result
+    if result is None:  # no exponent to multiply for, and yet as variable as x
+        return make("power", x, b.like(x, 0))
+    return make("divide", b.like(x, 1), result) if exponent < 0 else result
 
 
 INTEGER_POWER = Op("pow", _integer_power)
 
 
+@like(binary)
 def pow(x1: Any, x2: Any, /) -> Any:
     """x1 to the power x2, broadcast. A Python int as exponent is part of the program; any other exponent is not.
 
@@ -110,112 +122,121 @@ def pow(x1: Any, x2: Any, /) -> Any:
     return apply(POW, (x1, x2))
 
 
+@like(comparison)
 def equal(x1: Any, x2: Any, /) -> Any:
     """x1 == x2 element by element, broadcast: bool."""
     return apply(EQUAL, (x1, x2))
 
 
+@like(comparison)
 def not_equal(x1: Any, x2: Any, /) -> Any:
     """x1 != x2 element by element, broadcast: bool."""
     return apply(NOT_EQUAL, (x1, x2))
 
 
+@like(comparison)
 def less(x1: Any, x2: Any, /) -> Any:
     """x1 < x2, broadcast: bool."""
     return apply(LESS, (x1, x2))
 
 
+@like(comparison)
 def less_equal(x1: Any, x2: Any, /) -> Any:
     """x1 <= x2, broadcast: bool."""
     return apply(LESS_EQUAL, (x1, x2))
 
 
+@like(comparison)
 def greater(x1: Any, x2: Any, /) -> Any:
     """x1 > x2, broadcast: bool."""
     return apply(GREATER, (x1, x2))
 
 
+@like(comparison)
 def greater_equal(x1: Any, x2: Any, /) -> Any:
     """x1 >= x2, broadcast: bool."""
     return apply(GREATER_EQUAL, (x1, x2))
 
 
+@like(binary)
 def bitwise_and(x1: Any, x2: Any, /) -> Any:
     """x1 & x2, broadcast, for bools and integers."""
     return apply(AND, (x1, x2))
 
 
+@like(binary)
 def bitwise_or(x1: Any, x2: Any, /) -> Any:
     """x1 | x2, broadcast, for bools and integers."""
     return apply(OR, (x1, x2))
 
 
+@like(binary)
 def bitwise_xor(x1: Any, x2: Any, /) -> Any:
     """x1 ^ x2, broadcast, for bools and integers."""
     return apply(XOR, (x1, x2))
 
 
-def bitwise_invert(x: Any, /) -> Any:
+def bitwise_invert(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """~x for bools and integers."""
     return apply(INVERT, (x,))
 
 
-def exp(x: Any, /) -> Any:
+def exp(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """e to the power x."""
     return apply(EXP, (x,))
 
 
-def log(x: Any, /) -> Any:
+def log(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The natural logarithm; -inf at 0, NaN below."""
     return apply(LOG, (x,))
 
 
-def sqrt(x: Any, /) -> Any:
+def sqrt(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The square root; NaN below 0."""
     return apply(SQRT, (x,))
 
 
-def tanh(x: Any, /) -> Any:
+def tanh(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The hyperbolic tangent."""
     return apply(TANH, (x,))
 
 
-def sin(x: Any, /) -> Any:
+def sin(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The sine of an angle in radians."""
     return apply(SIN, (x,))
 
 
-def cos(x: Any, /) -> Any:
+def cos(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The cosine of an angle in radians."""
     return apply(COS, (x,))
 
 
-def erf(x: Any, /) -> Any:
+def erf(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
     return apply(ERF, (x,))
 
 
-def sigmoid(x: Any, /) -> Any:
+def sigmoid(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """1 / (1 + exp(-x))."""
     return apply(SIGMOID, (x,))
 
 
-def floor(x: Any, /) -> Any:
+def floor(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The largest integer not above x; integers stay as they are."""
     return apply(FLOOR, (x,))
 
 
-def abs(x: Any, /) -> Any:
+def abs(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """The absolute value."""
     return apply(ABS, (x,))
 
 
-def negative(x: Any, /) -> Any:
+def negative(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """-x."""
     return apply(NEGATIVE, (x,))
 
 
-def sign(x: Any, /) -> Any:
+def sign(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """-1, 0 or 1; NaN stays NaN."""
     return apply(SIGN, (x,))
 
@@ -236,21 +257,24 @@ def _gelu(x: Node, approximate: str) -> Node:
     return b.multiply(b.scale(x, 0.5), b.shift(make("erf", b.scale(x, math.sqrt(0.5))), 1.0))
 
 
-RELU, LEAKY_RELU = Op("relu", _relu), Op("leaky_relu", lambda x, s: _leaky_relu(floating(x), b.convert(s, floating(x).dtype)))
+RELU, LEAKY_RELU = (
+    Op("relu", _relu),
+    Op("leaky_relu", lambda x, s: _leaky_relu(floating(x), b.convert(s, floating(x).dtype))),
+)
 GELU = Op("gelu", lambda x, how: _gelu(floating(x), how))
 
 
-def relu(x: Any, /) -> Any:
+def relu(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     """max(x, 0); the gradient at 0 is 0, NaN stays NaN."""
     return apply(RELU, (x,))
 
 
-def leaky_relu(x: Any, /, negative_slope: float = 0.01) -> Any:
+def leaky_relu(x: Tensor[_S, _G], /, negative_slope: float = 0.01) -> Tensor[_S, _G]:
     """x where positive, negative_slope * x elsewhere."""
     return apply(LEAKY_RELU, (x, negative_slope))
 
 
-def gelu(x: Any, /, approximate: str = "none") -> Any:
+def gelu(x: Tensor[_S, _G], /, approximate: str = "none") -> Tensor[_S, _G]:
     """x times the normal distribution's cumulative function at x (Hendrycks and Gimpel, 2016); `approximate="tanh"` is
     their approximation.
 
@@ -278,6 +302,7 @@ def _same_shape(which: Node, yes: Node, no: Node) -> tuple[Node, Node, Node]:
 WHERE = Op("where", _where)
 
 
+@like(choice)
 def where(condition: Any, x1: Any, x2: Any, /) -> Any:
     """x1 where the condition holds, x2 elsewhere, broadcast. Raises DTypeError unless the condition is bool.
 
@@ -291,7 +316,7 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Any:
 ASTYPE = Op("astype", lambda x, dtype: b.convert(x, dtype))
 
 
-def astype(x: Any, dtype: Any, /) -> Any:
+def astype(x: Tensor[_S, _G], dtype: Any, /) -> Tensor[_S, _G]:
     """x in another dtype; floats to integers truncate. A variable stays one only between floating-point dtypes.
 
     >>> import katachi as kt
@@ -305,6 +330,6 @@ FREEZE = Op("freeze", lambda x: make("stop_gradient", x))
 TRACK = Op("variable", lambda x: make("variable", x))
 
 
-def freeze(x: Any, /) -> Any:
+def freeze(x: Tensor[_S, Fixed], /) -> Tensor[_S, Fixed]:
     """The value as a constant: nothing flows back through it."""
     return apply(FREEZE, (x,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,13 +14,19 @@ from katachi.graph.dtypes import int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.tensor.handle import Handle
+from katachi.tensor.signatures import indexing
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import _G, Shaped, like, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Elements
 
 INT = "int"  # stands in an index's attributes where an int operand goes
 
 
 def _index(x: Node, *rest: Any) -> Node:
-    """rest: the int operands' nodes, then the pattern: per axis of x INT or (start, limit, step), None for a new axis."""
+    """rest: the ints' nodes, then the pattern: INT or (start, limit, step) an axis of x, None for a new axis."""
     ints, pattern = list(rest[:-1]), rest[-1]
     per_axis = [p for p in pattern if p is not None]
     start, limit, stride, flipped = [], [], [], []
@@ -61,6 +67,7 @@ def _index(x: Node, *rest: Any) -> Node:
 INDEX = Op("index", _index, scalar=int64)
 
 
+@like(indexing)
 def getitem(x: Any, index: Any, /) -> Any:
     """x[index] with ints, slices, None and Ellipsis, as NumPy has it.
 
@@ -143,7 +150,8 @@ def _inside(x: Any, axis: int, index: Any) -> int:
     return i if i >= 0 else i + size
 
 
-def iterate(x: Any, /) -> Iterator[Any]:
+@shape_vars("N, *A")
+def iterate(x: Tensor[Shaped[Any, "[N, *Elements[A]]"], _G], /) -> Iterator[Tensor[Shaped[Any, "A"], _G]]:
     """The items along the first axis. Raises ShapeError for a scalar."""
     if not x.shape:
         raise ShapeError("iteration: a scalar has no axes; use .item() for its value")

@@ -9,7 +9,9 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, promote
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.tensor.signatures import product
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import like
 
 
 def _matmul(x: Node, y: Node) -> Node:
@@ -44,6 +46,7 @@ def _matmul(x: Node, y: Node) -> Node:
 MATMUL = Op("matmul", _matmul)
 
 
+@like(product)
 def matmul(x1: Any, x2: Any, /) -> Any:
     """The matrix product over the last two axes; leading axes broadcast, and a vector is a row left, a column right.
 

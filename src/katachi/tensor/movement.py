@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
@@ -13,7 +13,15 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import Shape, broadcast, count
 from katachi.tensor.operand import as_axes, as_axis, as_shape, hashable
+from katachi.tensor.signatures import joining, permutation, reshaping, squeezing, stacking
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import _G, _S, Shaped, like, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.shape_rules import expand_shape, flatten_shape, reverse_shape, swap_shape
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Int
+    from katachi.tensor.types import broadcast as broadcast_shape
 
 
 def _reshape(x: Node, shape: Shape) -> Node:
@@ -35,6 +43,7 @@ def _reshape(x: Node, shape: Shape) -> Node:
 RESHAPE = Op("reshape", _reshape)
 
 
+@like(reshaping)
 def reshape(x: Any, /, shape: Any, *more: int) -> Any:
     """The elements in row-major order under another shape; one size may be -1. Raises ShapeError.
 
@@ -55,13 +64,16 @@ def _flatten(x: Node, start: int) -> Node:
 FLATTEN = Op("flatten", _flatten)
 
 
-def flatten(x: Any, /, start: int = 0) -> Any:
+@shape_vars("*A, D")
+def flatten(
+    x: Tensor[Shaped[Any, "A"], _G], /, start: Shaped[int, "D"] = 0
+) -> Tensor[Shaped[Any, "flatten_shape(A, Int[D])"], _G]:
     """All axes from `start` on as one."""
-    return apply(FLATTEN, (x,), (start,))
+    return apply(FLATTEN, (x,), (hashable(start),))
 
 
 def _permute(x: Node, axes: Any) -> Node:
-    order = tuple(as_axis(a, len(x.shape)) for a in axes)
+    order = tuple(as_axis(a, len(x.shape)) for a in (axes if isinstance(axes, tuple) else (axes,)))
     if sorted(order) != list(range(len(x.shape))):
         raise ShapeError(f"needs each of the {len(x.shape)} axes of {x.shape} once, got {axes}")
     return b.transpose(x, order)
@@ -78,6 +90,7 @@ PERMUTE, TRANSPOSE = Op("permute", _permute), Op("transpose", _transpose)
 REVERSED = Op("T", lambda x: b.transpose(x, tuple(range(len(x.shape)))[::-1]))
 
 
+@like(permutation)
 def permute(x: Any, /, axes: Any, *more: int) -> Any:
     """The axes in another order. Raises ShapeError unless each is named once."""
     return apply(PERMUTE, (x,), ((axes, *more) if more else hashable(axes),))
@@ -86,12 +99,16 @@ def permute(x: Any, /, axes: Any, *more: int) -> Any:
 permute_dims = permute
 
 
-def transpose(x: Any, /, first: int, second: int) -> Any:
+@shape_vars("*A, D, E")
+def transpose(
+    x: Tensor[Shaped[Any, "A"], _G], /, first: Shaped[int, "D"], second: Shaped[int, "E"]
+) -> Tensor[Shaped[Any, "swap_shape(A, Int[D], Int[E])"], _G]:
     """Two axes exchanged."""
-    return apply(TRANSPOSE, (x,), (first, second))
+    return apply(TRANSPOSE, (x,), (hashable(first), hashable(second)))
 
 
-def reversed_axes(x: Any, /) -> Any:
+@shape_vars("*A")
+def reversed_axes(x: Tensor[Shaped[Any, "A"], _G], /) -> Tensor[Shaped[Any, "reverse_shape(A)"], _G]:
     """All axes in reverse order: `x.T`."""
     return apply(REVERSED, (x,))
 
@@ -119,17 +136,24 @@ SQUEEZE, EXPAND_DIMS = Op("squeeze", _squeeze), Op("expand_dims", _expand_dims)
 BROADCAST_TO = Op("broadcast_to", _broadcast_to)
 
 
+@like(squeezing)
 def squeeze(x: Any, /, axis: Any = None) -> Any:
     """Without the given axes (or all) of size 1. Raises ShapeError for any other size."""
     return apply(SQUEEZE, (x,), (hashable(axis),))
 
 
-def expand_dims(x: Any, /, axis: int = 0) -> Any:
+@shape_vars("*A, D")
+def expand_dims(
+    x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"] = 0
+) -> Tensor[Shaped[Any, "expand_shape(A, Int[D])"], _G]:
     """With a new axis of size 1 at the given place."""
-    return apply(EXPAND_DIMS, (x,), (axis,))
+    return apply(EXPAND_DIMS, (x,), (hashable(axis),))
 
 
-def broadcast_to(x: Any, /, shape: Any) -> Any:
+@shape_vars("*A, *D")
+def broadcast_to(
+    x: Tensor[Shaped[Any, "A"], _G], /, shape: Shaped[tuple[int, ...], "D"]
+) -> Tensor[Shaped[Any, "broadcast_shape(A, D)"], _G]:
     """x repeated to a shape by NumPy's rule. Raises ShapeError."""
     return apply(BROADCAST_TO, (x,), (as_shape(shape),))
 
@@ -142,7 +166,7 @@ def _flip(x: Node, axis: Any) -> Node:
 FLIP = Op("flip", _flip)
 
 
-def flip(x: Any, /, axis: Any = None) -> Any:
+def flip(x: Tensor[_S, _G], /, axis: int | Sequence[int] | None = None) -> Tensor[_S, _G]:
     """The order along the given axes (or all) reversed."""
     return apply(FLIP, (x,), (hashable(axis),))
 
@@ -176,12 +200,15 @@ CONCAT, STACK = Op("concat", _concat, variadic=True), Op("stack", _stack, variad
 
 
 def _several(name: str, xs: Any) -> tuple[Any, ...]:
+    if not hasattr(xs, "__iter__"):
+        raise DTypeError(f"{name}: needs a list of tensors, got {type(xs).__name__}")
     xs = tuple(xs)
     if not xs:
         raise ShapeError(f"{name} needs at least one tensor")
     return xs
 
 
+@like(joining)
 def concat(xs: Any, /, axis: int | None = 0) -> Any:
     """Tensors joined along an axis; None joins them flattened. Raises ShapeError when other sizes differ.
 
@@ -189,9 +216,10 @@ def concat(xs: Any, /, axis: int | None = 0) -> Any:
     >>> kt.concat([kt.zeros(2), kt.ones(1)]).tolist()
     [0.0, 0.0, 1.0]
     """
-    return apply(CONCAT, _several("concat", xs), (axis,))
+    return apply(CONCAT, _several("concat", xs), (hashable(axis),))
 
 
+@like(stacking)
 def stack(xs: Any, /, axis: int = 0) -> Any:
     """Tensors of one shape joined along a new axis. Raises ShapeError."""
-    return apply(STACK, _several("stack", xs), (axis,))
+    return apply(STACK, _several("stack", xs), (hashable(axis),))

@@ -72,5 +72,11 @@ def as_shape(shape: Any, what: str = "shape") -> Shape:
 
 
 def hashable(axis: Any) -> Any:
-    """Lists as tuples, so that they can be attributes."""
-    return tuple(axis) if isinstance(axis, Sequence) and not isinstance(axis, tuple) else axis
+    """Lists as tuples and NumPy's numbers as Python's, so that they can be attributes, which are compared."""
+    axis = axis.tolist() if isinstance(axis, (np.ndarray, np.generic)) else axis
+    axis = tuple(axis) if isinstance(axis, Sequence) and not isinstance(axis, (tuple, str)) else axis
+    try:
+        hash(axis)
+    except TypeError:
+        raise DTypeError(f"axes and sizes are ints or tuples of ints, got {axis!r}") from None
+    return axis

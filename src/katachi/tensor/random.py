@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from katachi.errors import DTypeError
 from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, float32, float64, int32, int64, uint32, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.tensor.operand import as_shape
+from katachi.tensor.signatures import drawing
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import Shaped, like, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Fixed
 
 MASK = (1 << 64) - 1
 
@@ -55,9 +63,10 @@ def manual_seed(seed: int) -> Generator:
 
 
 def uniform_bits(bits: Node, dtype: DType) -> Node:
-    """Uniform in [0, 1) from 32 random bits: the 24 highest, which float32 holds exactly."""
-    high = make("shift_right_logical", bits, b.like(bits, 8))
-    return b.convert(b.scale(b.convert(high, float32), 2.0**-24), dtype)
+    """Uniform in [0, 1) from 32 random bits: the highest that the dtype holds exactly, at most float32's 24."""
+    kept = {"float16": 11, "bfloat16": 8}.get(dtype.name, 24)
+    high = make("shift_right_logical", bits, b.like(bits, 32 - kept))
+    return b.convert(b.scale(b.convert(high, float32), 2.0**-kept), dtype)
 
 
 def _uniform(seed: Node, call: Node, shape: tuple[int, ...], dtype: DType) -> Node:
@@ -102,6 +111,7 @@ def keep_mask(seed: Node, call: Node, probability: Node, shape: tuple[int, ...])
 UNIFORM, NORMAL = Op("rand", _uniform, scalar=uint64), Op("randn", _normal, scalar=uint64)
 
 
+@like(drawing)
 def rand(*shape: Any, dtype: Any = float32, generator: Generator | None = None) -> Any:
     """Uniform in [0, 1), of a shape given as ints or a tuple.
 
@@ -109,27 +119,42 @@ def rand(*shape: Any, dtype: Any = float32, generator: Generator | None = None) 
     >>> kt.rand(2, 3).shape
     (2, 3)
     """
-    return apply(UNIFORM, (generator or default_generator).draw(), (_shape(shape), as_dtype(dtype)))
+    return apply(UNIFORM, (generator or default_generator).draw(), (_shape(shape), _floating("rand", dtype)))
 
 
+@like(drawing)
 def randn(*shape: Any, dtype: Any = float32, generator: Generator | None = None) -> Any:
     """Normal with mean 0 and variance 1, of a shape given as ints or a tuple."""
-    return apply(NORMAL, (generator or default_generator).draw(), (_shape(shape), as_dtype(dtype)))
+    return apply(NORMAL, (generator or default_generator).draw(), (_shape(shape), _floating("randn", dtype)))
 
 
 RANDINT = Op("randint", _integers, scalar=int64)
 
 
-def randint(low: int, high: int, shape: Any, *, dtype: Any = int64, generator: Generator | None = None) -> Any:
+@shape_vars("*D")
+def randint(
+    low: int, high: int, shape: Shaped[tuple[int, ...], "D"], *, dtype: Any = int64, generator: Generator | None = None
+) -> Tensor[Shaped[Any, "D"], Fixed]:
     """Integers with low <= n < high, all as likely (to within (high - low) / 2**32).
 
     Raises ValueError unless low < high <= low + 2**32.
     """
+    low, high = operator.index(low), operator.index(high)
     if not low < high <= low + (1 << 32):
         raise ValueError(f"randint: needs low < high <= low + 2**32, got {low} and {high}")
+    kind = as_dtype(dtype)
+    if kind.is_integer and not (kind.bounds[0] <= low and high - 1 <= kind.bounds[1]):
+        raise OverflowError(f"randint: {low} to {high - 1} do not fit {kind.name}")
     seed, call = (generator or default_generator).draw()
     as_signed = seed - (1 << 64) if seed >> 63 else seed
-    return apply(RANDINT, (as_signed, call, low, high), (as_shape(shape), as_dtype(dtype)))
+    return apply(RANDINT, (as_signed, call, low, high), (as_shape(shape), kind))
+
+
+def _floating(what: str, dtype: Any) -> DType:
+    kind = as_dtype(dtype)
+    if not kind.is_floating:
+        raise DTypeError(f"{what}: needs a floating-point dtype, got {kind.name}; kt.randint draws integers")
+    return kind
 
 
 def _shape(shape: tuple[Any, ...]) -> tuple[int, ...]:

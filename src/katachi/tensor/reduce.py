@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, int64, uint8, uint64
@@ -10,7 +10,14 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.tensor.operand import as_axes, as_axis, floating, hashable
+from katachi.tensor.signatures import reduction, variance, verdict
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import _G, Shaped, like, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.shape_rules import same_shape
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Int
 
 
 def _sum(x: Node, axis: Any, keepdims: bool) -> Node:
@@ -66,6 +73,7 @@ MAX, MIN, ARGMAX = Op("max", _extreme("reduce_max")), Op("min", _extreme("reduce
 ANY, ALL = Op("any", _truth("reduce_max")), Op("all", _truth("reduce_min"))
 
 
+@like(reduction)
 def sum(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     """The sum over an axis, several, or all. Small integers and bools add up in 64 bits.
 
@@ -76,17 +84,20 @@ def sum(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     return apply(SUM, (x,), (hashable(axis), keepdims))
 
 
+@like(reduction)
 def mean(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     """The arithmetic mean over an axis, several, or all; NaN of nothing."""
     return apply(MEAN, (x,), (hashable(axis), keepdims))
 
 
+@like(variance)
 def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
     """The variance over an axis, several, or all: squared distances from the mean, divided by their number less
     `correction`."""
     return apply(VAR, (x,), (hashable(axis), keepdims, correction))
 
 
+@like(reduction)
 def max(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     """The largest value over an axis, several, or all; NaN if there is one. Ties share the gradient.
 
@@ -95,11 +106,13 @@ def max(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     return apply(MAX, (x,), (hashable(axis), keepdims))
 
 
+@like(reduction)
 def min(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     """The smallest value over an axis, several, or all; NaN if there is one. Ties share the gradient."""
     return apply(MIN, (x,), (hashable(axis), keepdims))
 
 
+@like(verdict)
 def argmax(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any:
     """Where the largest value along an axis (or in the whole, in row-major order) first occurs: int64.
 
@@ -107,14 +120,16 @@ def argmax(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any
     >>> kt.tensor([[1, 5, 2], [7, 0, 7]]).argmax(1).tolist()
     [1, 0]
     """
-    return apply(ARGMAX, (x,), (axis, keepdims))
+    return apply(ARGMAX, (x,), (hashable(axis), keepdims))
 
 
+@like(verdict)
 def any(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     """Whether some element is true (not zero)."""
     return apply(ANY, (x,), (hashable(axis), keepdims))
 
 
+@like(verdict)
 def all(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
     """Whether every element is true (not zero)."""
     return apply(ALL, (x,), (hashable(axis), keepdims))
@@ -146,16 +161,22 @@ def log_softmax_of(x: Node, axis: int) -> Node:
 SOFTMAX, LOG_SOFTMAX = Op("softmax", _softmax), Op("log_softmax", log_softmax_of)
 
 
-def softmax(x: Any, /, axis: int = -1) -> Any:
+@shape_vars("*A, D")
+def softmax(
+    x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"] = -1
+) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
     """exp(x), divided by its sum along the axis.
 
     >>> import katachi as kt
     >>> kt.tensor([0.0, 0.0]).softmax().tolist()
     [0.5, 0.5]
     """
-    return apply(SOFTMAX, (x,), (axis,))
+    return apply(SOFTMAX, (x,), (hashable(axis),))
 
 
-def log_softmax(x: Any, /, axis: int = -1) -> Any:
+@shape_vars("*A, D")
+def log_softmax(
+    x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"] = -1
+) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
     """The logarithm of softmax, without computing it."""
-    return apply(LOG_SOFTMAX, (x,), (axis,))
+    return apply(LOG_SOFTMAX, (x,), (hashable(axis),))

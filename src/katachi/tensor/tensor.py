@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, overload
 
 import numpy as np
 
@@ -13,13 +14,20 @@ from katachi.graph.node import Node, aval
 from katachi.graph.primitives import make
 from katachi.tensor import creation, differentiate, elementwise, indexing, linalg, movement, reduce
 from katachi.tensor.handle import Handle, handle
+from katachi.tensor.signatures import assigning, binary, expecting, pulling, reflected
 from katachi.tensor.trace import Op, Result, Write, apply, flush, settle
+from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from katachi.tensor.shape_rules import reverse_shape, turn_shape
 
 __all__ = ["Tensor", "Variable", "is_variable"]
 
 
-class Tensor(Handle):
-    """A value of a shape and a dtype on a device. Made by kt.tensor, kt.variable, kt.zeros and the like, never directly.
+class Tensor(Handle, Generic[S, G]):
+    """A value of a shape and a dtype on a device. Made by kt.tensor, kt.variable, kt.zeros and so on, never directly.
 
     >>> import katachi as kt
     >>> (kt.tensor([1.0, 2.0]) + 1).tolist()
@@ -29,13 +37,18 @@ class Tensor(Handle):
     __slots__ = ()
     __array_ufunc__ = None  # NumPy on the left leaves the operation to us
 
+    if not TYPE_CHECKING:  # Generic's is slower, and wants both parameters
+
+        def __class_getitem__(cls, parameters: Any) -> Any:
+            return GenericAlias(cls, parameters)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("tensors are made by kt.tensor(...), kt.variable(...), kt.zeros(...) and the like")
 
     # ---- what it is
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self._aval.shape
+    def shape(self) -> S:
+        return self._aval.shape  # type: ignore[return-value]  # S is what a checker knows of this tuple
 
     @property
     def dtype(self) -> DType:
@@ -56,12 +69,20 @@ class Tensor(Handle):
             n *= s
         return n
 
-    T = property(movement.reversed_axes)
+    if TYPE_CHECKING:
+
+        @property
+        @shape_vars("*A")
+        def T(self: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "reverse_shape(A)"], _G]: ...
+
+    else:
+        T = property(movement.reversed_axes)
 
     @property
-    def mT(self) -> Any:
+    @shape_vars("*A")
+    def mT(self: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "turn_shape(A)"], _G]:
         """The last two axes exchanged."""
-        return movement.transpose(self, -1, -2)
+        return apply(movement.TRANSPOSE, (self,), (-1, -2))
 
     # ---- looking at the value computes it
     def numpy(self) -> np.ndarray[Any, Any]:
@@ -136,7 +157,7 @@ class Tensor(Handle):
 
     # ---- state
     @property
-    def grad(self) -> Any:
+    def grad(self: Tensor[_S, Tracked]) -> Tensor[_S, Any] | None:
         """The gradient that backward() calls have added up, or None. Raises GradientError for a constant."""
         if not self._aval.tracked:
             raise GradientError(
@@ -145,14 +166,17 @@ class Tensor(Handle):
         return self._grad
 
     @grad.setter
-    def grad(self, value: Any) -> None:
+    def grad(self: Tensor[_S, Tracked], value: Tensor[_S, Fixed] | None) -> None:
         if value is not None:
+            if not self._aval.tracked:
+                raise GradientError(f"grad: this {self._aval!r} is a constant, so it cannot have a gradient")
             if not isinstance(value, Tensor):
                 raise GradientError(f"grad: needs a tensor or None, got {type(value).__name__}")
             if value.shape != self.shape or value.dtype is not self.dtype:
                 raise GradientError(f"grad: must be {self._aval!r} like its variable, got {value._aval!r}")
         self._grad = value
 
+    @like(assigning)
     def set(self, value: Any) -> None:
         """Give a parameter, leaf variable or buffer a new value of the same shape, converted to its dtype.
 
@@ -170,6 +194,7 @@ class Tensor(Handle):
             raise ShapeError(f"set: needs shape {self.shape}, got {value.shape}")
         apply(SET, (self, value), (), (Write(0, 0),), many=True)
 
+    @like(pulling)
     def backward(self, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
         """Add the gradients of this scalar to `.grad` of every variable it was computed from.
 
@@ -195,7 +220,7 @@ class Tensor(Handle):
         for leaf in differentiate.leaves_of(self):
             leaf._grad = None
 
-    def to(self, device: Any = None, dtype: Any = None) -> Any:
+    def to(self, device: Any = None, dtype: Any = None) -> Tensor[S, G]:
         """The value on another device, or in another dtype (`x.to(kt.float64)`). Computes it if the device differs.
 
         A variable's gradient does not cross devices: freeze it first. Raises GradientError, DeviceError.
@@ -213,6 +238,7 @@ class Tensor(Handle):
         settle(x)
         return handle(Tensor, aval(x.shape, x.dtype, device, False), x._value)
 
+    @like(expecting)
     def expect(self, shape: Any) -> Any:
         """This tensor, after a check of its shape; None matches any size. Raises ShapeError.
 
@@ -225,89 +251,150 @@ class Tensor(Handle):
             raise ShapeError(f"expect: shape {want} was expected, got {self.shape}")
         return self
 
-    # ---- functions that are methods too
-    freeze, unfreeze = elementwise.freeze, creation.unfreeze
-    astype, exp, log, sqrt, tanh = elementwise.astype, elementwise.exp, elementwise.log, elementwise.sqrt, elementwise.tanh
-    sin, cos, erf, sigmoid = elementwise.sin, elementwise.cos, elementwise.erf, elementwise.sigmoid
-    abs, floor, sign, relu, gelu = (
-        elementwise.abs, elementwise.floor, elementwise.sign, elementwise.relu, elementwise.gelu
-    )  # fmt: skip
-    sum, mean, var, max, min = reduce.sum, reduce.mean, reduce.var, reduce.max, reduce.min
-    argmax, any, all = reduce.argmax, reduce.any, reduce.all
-    softmax, log_softmax = reduce.softmax, reduce.log_softmax
-    reshape, flatten, permute, transpose = movement.reshape, movement.flatten, movement.permute, movement.transpose
-    squeeze, expand_dims, broadcast_to, flip = (
-        movement.squeeze, movement.expand_dims, movement.broadcast_to, movement.flip
-    )  # fmt: skip
+    # ---- functions that are methods too: one a line, or checkers lose their overloads
+    freeze = elementwise.freeze
+    unfreeze = creation.unfreeze
+    astype = elementwise.astype
+    exp = elementwise.exp
+    log = elementwise.log
+    sqrt = elementwise.sqrt
+    tanh = elementwise.tanh
+    sin = elementwise.sin
+    cos = elementwise.cos
+    erf = elementwise.erf
+    sigmoid = elementwise.sigmoid
+    abs = elementwise.abs
+    floor = elementwise.floor
+    sign = elementwise.sign
+    relu = elementwise.relu
+    gelu = elementwise.gelu
+    sum = reduce.sum
+    mean = reduce.mean
+    var = reduce.var
+    max = reduce.max
+    min = reduce.min
+    argmax = reduce.argmax
+    any = reduce.any
+    all = reduce.all
+    softmax = reduce.softmax
+    log_softmax = reduce.log_softmax
+    reshape = movement.reshape
+    flatten = movement.flatten
+    permute = movement.permute
+    transpose = movement.transpose
+    squeeze = movement.squeeze
+    expand_dims = movement.expand_dims
+    broadcast_to = movement.broadcast_to
+    flip = movement.flip
     matmul = linalg.matmul
 
     # ---- operators
-    __add__, __sub__, __mul__, __truediv__ = (
-        elementwise.add, elementwise.subtract, elementwise.multiply, elementwise.divide
-    )  # fmt: skip
-    __pow__, __matmul__, __neg__, __abs__ = elementwise.pow, linalg.matmul, elementwise.negative, elementwise.abs
-    __and__, __or__, __xor__, __invert__ = (
-        elementwise.bitwise_and, elementwise.bitwise_or, elementwise.bitwise_xor, elementwise.bitwise_invert
-    )  # fmt: skip
-    __eq__, __ne__ = elementwise.equal, elementwise.not_equal  # type: ignore[assignment]
-    __lt__, __le__, __gt__, __ge__ = (
-        elementwise.less, elementwise.less_equal, elementwise.greater, elementwise.greater_equal
-    )  # fmt: skip
-    __getitem__, __iter__ = indexing.getitem, indexing.iterate
+    __add__ = elementwise.add
+    __sub__ = elementwise.subtract
+    __mul__ = elementwise.multiply
+    __truediv__ = elementwise.divide
+    __pow__ = elementwise.pow
+    __matmul__ = linalg.matmul
+    __neg__ = elementwise.negative
+    __abs__ = elementwise.abs
+    __and__ = elementwise.bitwise_and
+    __or__ = elementwise.bitwise_or
+    __xor__ = elementwise.bitwise_xor
+    __invert__ = elementwise.bitwise_invert
+    __eq__ = elementwise.equal  # type: ignore[assignment]  # object's gives a bool, an array library's a tensor
+    __ne__ = elementwise.not_equal  # type: ignore[assignment]  # object's gives a bool, an array library's a tensor
+    __lt__ = elementwise.less
+    __le__ = elementwise.less_equal
+    __gt__ = elementwise.greater
+    __ge__ = elementwise.greater_equal
+    __getitem__ = indexing.getitem
+    __iter__ = indexing.iterate
 
+    @like(reflected)
     def __radd__(self, other: Any) -> Any:
         return apply(elementwise.ADD, (other, self))
 
+    @like(reflected)
     def __rsub__(self, other: Any) -> Any:
         return apply(elementwise.SUBTRACT, (other, self))
 
+    @like(reflected)
     def __rmul__(self, other: Any) -> Any:
         return apply(elementwise.MULTIPLY, (other, self))
 
+    @like(reflected)
     def __rtruediv__(self, other: Any) -> Any:
         return apply(elementwise.DIVIDE, (other, self))
 
+    @like(reflected)
     def __rpow__(self, other: Any) -> Any:
         return apply(elementwise.POW, (other, self))
 
+    @like(reflected)
     def __rmatmul__(self, other: Any) -> Any:
         return apply(linalg.MATMUL, (other, self))
 
+    @like(reflected)
     def __rand__(self, other: Any) -> Any:
         return apply(elementwise.AND, (other, self))
 
+    @like(reflected)
     def __ror__(self, other: Any) -> Any:
         return apply(elementwise.OR, (other, self))
 
+    @like(reflected)
     def __rxor__(self, other: Any) -> Any:
         return apply(elementwise.XOR, (other, self))
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("a tensor's value never changes: x[i] = v is not possible; x.at[i].set(v) gives a new tensor")
 
+    @like(binary)
     def __iadd__(self, other: Any) -> Any:
         return self._augmented(elementwise.ADD, other, "+")
 
+    @like(binary)
     def __isub__(self, other: Any) -> Any:
         return self._augmented(elementwise.SUBTRACT, other, "-")
 
+    @like(binary)
     def __imul__(self, other: Any) -> Any:
         return self._augmented(elementwise.MULTIPLY, other, "*")
 
+    @like(binary)
     def __itruediv__(self, other: Any) -> Any:
         return self._augmented(elementwise.DIVIDE, other, "/")
 
+    def __ipow__(self, other: Any) -> Any:
+        self._check_value("**")
+        return elementwise.pow(self, other)
+
+    def __imatmul__(self, other: Any) -> Any:
+        return self._augmented(linalg.MATMUL, other, "@")
+
+    def __iand__(self, other: Any) -> Any:
+        return self._augmented(elementwise.AND, other, "&")
+
+    def __ior__(self, other: Any) -> Any:
+        return self._augmented(elementwise.OR, other, "|")
+
+    def __ixor__(self, other: Any) -> Any:
+        return self._augmented(elementwise.XOR, other, "^")
+
     def _augmented(self, op: Op, other: Any, sign: str) -> Any:
         """`x += 1` binds a new value; of state it would make a computed value, and silently part with the state."""
-        if self._cell is not None:
-            raise TypeError(f"p {sign}= v would replace this parameter or variable by a value; use p.set(p {sign} v)")
+        self._check_value(sign)
         return apply(op, (self, other))
 
+    def _check_value(self, sign: str) -> None:
+        if self._cell is not None:
+            raise TypeError(f"p {sign}= v would replace this parameter or variable by a value; use p.set(p {sign} v)")
+
     # ---- copies
-    def __copy__(self) -> Any:
+    def __copy__(self) -> Tensor[S, G]:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor[S, G]:
         if self._cell is None:
             return self  # values never change, so one serves for all
         memo[id(self)] = new = creation.leaf(type(self), self, device=self.device, tracked=self._aval.tracked)
@@ -335,20 +422,27 @@ def _set(old: Node, new: Node) -> tuple[Node, Node]:
 SET = Op("set", _set)
 
 
-class _Variable(type):
-    def __instancecheck__(cls, x: object) -> bool:
-        return isinstance(x, Tensor) and x._aval.tracked
+if TYPE_CHECKING:
+    Variable: TypeAlias = Tensor[S, Tracked]
+else:
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError("variables are made by kt.variable(...)")
+    class _Variable(type):
+        def __instancecheck__(cls, x: object) -> bool:
+            return isinstance(x, Tensor) and x._aval.tracked
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> NoReturn:
+            raise TypeError("variables are made by kt.variable(...)")
+
+    class Variable(Tensor, metaclass=_Variable):
+        """The type of tensors that are tracked: `isinstance(x, Variable)` tells at run time."""
+
+        __slots__ = ()
 
 
-class Variable(Tensor, metaclass=_Variable):
-    """The type of tensors that are tracked: `isinstance(x, Variable)` tells at run time."""
-
-    __slots__ = ()
-
-
+@overload
+def is_variable(x: Tensor[_S, Fixed]) -> TypeIs[Tensor[_S, Tracked]]: ...
+@overload
+def is_variable(x: object) -> TypeIs[Tensor[Any, Tracked]]: ...
 def is_variable(x: Any) -> bool:
     """Whether x is tracked: a parameter, a variable, or computed from one.
 
@@ -371,5 +465,3 @@ def evaluate(*tensors: Any) -> None:
         if not isinstance(x, Tensor):
             raise DTypeError(f"eval: needs tensors, got {type(x).__name__}")
         settle(x)
-
-

@@ -229,6 +229,8 @@ def apply(
     if e.numbers:
         for i, least, most, name in e.ranges:
             if not least <= operands[i] <= most:
+                for x in t.fresh:  # they have not entered the trace after all
+                    x._slot = -1
                 raise OverflowError(f"{op.name}: {operands[i]} does not fit {name} ({least} to {most})")
         t.scalars.extend([operands[i] for i in e.numbers])
     if e.imports:

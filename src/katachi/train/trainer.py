@@ -45,8 +45,8 @@ class Trainer:
         epochs: int,
         *,
         validate: Iterable[tuple[Any, Any]] | None = None,
-        on_step: Callable[[Running], None] | None = None,
-        on_epoch: Callable[[Row], None] | None = None,
+        on_step: Callable[[Running], object] | None = None,
+        on_epoch: Callable[[Row], object] | None = None,
     ) -> list[Row]:
         """Train for a number of epochs; returns the history, earlier calls' rows included.
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from katachi.graph import build as b
+from katachi.graph.dtypes import bool_, int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.transforms.view import View
@@ -76,7 +77,6 @@ def reduced_share(v: View) -> Node:
 
 def scatter_winners(v: View) -> Node:
     """Which updates of a scatter that sets are not overwritten by a later one (bool, shaped as the updates)."""
-    from katachi.graph.dtypes import int64
     from katachi.graph.sizes import count
 
     x, index, update = v.like(0), v.x(1), v.like(2)
@@ -109,7 +109,8 @@ def window_gather(v: View, u: Node) -> Node:
     for k in window:
         offsets = [(*o, i) for o in offsets for i in range(k)]
     xs, us = padded(x, -math.inf), padded(u, 0.0)
-    best, out = at(xs, offsets[0]), at(us, offsets[0])
+    inside = padded(b.full(True, x.shape, bool_, x.device), False)
+    best, out, real = at(xs, offsets[0]), at(us, offsets[0]), at(inside, offsets[0])
     for offset in offsets[1:]:
         other = at(xs, offset)
         # a later element wins when it is larger, or the first NaN
@@ -118,5 +119,8 @@ def window_gather(v: View, u: Node) -> Node:
             make("not", b.compare(other, "LE", best)),
             b.compare(best, "EQ", best),
         )
+        if any(low) or any(high):  # what is inside wins against padding, even if it is -inf as well
+            wins = make("or", wins, make("and", at(inside, offset), make("not", real)))
+            real = make("or", real, at(inside, offset))
         best, out = b.select(wins, other, best), b.select(wins, at(us, offset), out)
     return out

@@ -12,6 +12,7 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_MASK = (1 << 64) - 1
 
 
 def philox(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> tuple[Array, ...]:
@@ -26,10 +27,10 @@ def philox(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> 
 
 
 def _rng_bits(seed: Array, call: Array, *, shape: tuple[int, ...]) -> Array:
-    n = int(np.prod(shape))
+    n, seed, call = int(np.prod(shape)), int(seed) & _MASK, int(call) & _MASK  # signed or not, 64 bits are 64 bits
     block = np.arange((n + 3) // 4, dtype=np.uint64)
-    call_words = [np.full_like(block, w) for w in (int(call) & 0xFFFFFFFF, int(call) >> 32)]
-    words = philox((block & _LOW, block >> _HALF, *call_words), (int(seed) & 0xFFFFFFFF, int(seed) >> 32))  # type: ignore[arg-type]
+    call_words = [np.full_like(block, w) for w in (call & 0xFFFFFFFF, call >> 32)]
+    words = philox((block & _LOW, block >> _HALF, *call_words), (seed & 0xFFFFFFFF, seed >> 32))  # type: ignore[arg-type]
     return np.stack(words, -1).reshape(-1)[:n].reshape(shape)
 
 
