@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from katachi.data import DataLoader, Dataset, TensorDataset, digits
 from katachi.errors import DTypeError, IndexBoundsError, ShapeError
 from katachi.tensor import Tensor, tensor
+from katachi.tensor.modes import device
 
 
 class Items(Dataset[Any]):
@@ -395,3 +396,9 @@ def test_digits_are_the_same_for_everybody() -> None:
     assert hashlib.sha256(rows.tobytes()).hexdigest() == (
         "d9b63fcfcda797a4bb96113fe49bf61556dc61121195766042fb9c8c1c41e4c2"
     )
+
+
+def test_workers_load_for_the_device_of_the_loop() -> None:
+    loader = DataLoader(TensorDataset(np.zeros((8, 2), np.float32)), batch_size=4, num_workers=2)
+    with device("cpu"):
+        assert {x.device for (x,) in loader} == {"cpu"}

@@ -15,6 +15,8 @@ import numpy as np
 from katachi.data.collate import collate
 from katachi.data.dataset import Dataset, TensorDataset
 from katachi.tensor import tensor
+from katachi.tensor.modes import device, eager
+from katachi.tensor.trace import current
 
 
 class DataLoader:
@@ -80,12 +82,12 @@ class DataLoader:
         return self._ahead(batches) if self.num_workers else (self._load(numbers) for numbers in batches)
 
     def _ahead(self, batches: list[np.ndarray]) -> Iterator[Any]:
-        left = Event()
+        left, where = Event(), current().modes.device
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="katachi-loader")
         pending: deque[Future[Any]] = deque()
         try:
             for numbers in batches:
-                pending.append(pool.submit(self._load, numbers, left))
+                pending.append(pool.submit(self._load_aside, numbers, left, where))
                 if len(pending) > self.num_workers * self.prefetch:
                     yield _result(pending.popleft())
             while pending:
@@ -94,6 +96,11 @@ class DataLoader:
             # The workers are not waited for: one may itself wait for something that the consumer holds.
             left.set()
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _load_aside(self, numbers: np.ndarray, left: Event, where: str) -> Any:
+        """In a worker: on the consumer's device, and computed here, so that nothing is pending when it changes threads."""
+        with device(where), eager():
+            return self._load(numbers, left)
 
     def _load(self, numbers: np.ndarray, left: Event | None = None) -> Any:
         dataset = self.dataset

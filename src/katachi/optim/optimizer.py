@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from katachi.errors import GradientError
+from katachi.errors import CheckpointError, GradientError
 from katachi.tensor.creation import leaf
 from katachi.tensor.handle import handle
 from katachi.tensor.tensor import Tensor
@@ -82,6 +82,47 @@ class Optimizer:
         for p, *_ in taken:
             self.state[id(p)]["step"] += 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """Settings and state by position of the parameters, as PyTorch lays them out, with constant snapshots."""
+        number: dict[int, int] = {}
+        groups = []
+        for group in self.param_groups:
+            places = [number.setdefault(id(p), len(number)) for p in group["params"]]
+            groups.append({**{k: v for k, v in group.items() if k != "params"}, "params": places})
+        flush()
+        state = {
+            place: {name: _snapshot(value) for name, value in self.state[key].items()}
+            for key, place in number.items()
+            if key in self.state
+        }
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave. All or nothing: raises CheckpointError for other groups, names or shapes."""
+        groups = state["param_groups"]
+        sizes = [len(g["params"]) for g in groups]
+        if sizes != [len(g["params"]) for g in self.param_groups]:
+            raise CheckpointError(
+                f"load_state_dict: the state is of groups of {sizes} parameters, this optimiser has "
+                f"{[len(g['params']) for g in self.param_groups]}"
+            )
+        params = [p for g in self.param_groups for p in g["params"]]
+        new: dict[int, dict[str, Any]] = {}
+        for place, values in state["state"].items():
+            p = params[int(place)]
+            if set(values) != {*self.states, "step"}:
+                raise CheckpointError(
+                    f"load_state_dict: parameter {place} needs {sorted({*self.states, 'step'})}, got {sorted(values)}"
+                )
+            for name in self.states:
+                if tuple(values[name].shape) != p.shape:
+                    raise CheckpointError(f"load_state_dict: {name} of parameter {place} is {values[name].shape}, not {p.shape}")
+            new[id(p)] = {n: leaf(Tensor, values[n], p.dtype, p.device, tracked=False) for n in self.states}
+            new[id(p)]["step"] = int(values["step"])
+        self.state = new
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            group.update({k: v for k, v in saved.items() if k != "params"})
+
     def _state_of(self, p: Any) -> dict[str, Any]:
         state = self.state.get(id(p))
         if state is None:
@@ -118,6 +159,10 @@ class Optimizer:
                 p._grad = g
             else:
                 grads[p] = g
+
+
+def _snapshot(value: Any) -> Any:
+    return value.freeze() if isinstance(value, Tensor) else value
 
 
 _WRITES: dict[int, tuple[Write, ...]] = {}
