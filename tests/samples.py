@@ -305,5 +305,3 @@ def _gather(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     rest = tuple(n for i, n in enumerate(shape) if i >= batch and i not in axes)
     update = normal(rng, (*shape[:batch], *positions, *rest))
     return Sample([*inputs, update], attrs | {"combine": draw(st.sampled_from(["add", "set"]))})
-
-

@@ -17,7 +17,17 @@ from katachi.devices.reference import REFERENCE
 from katachi.devices.reference.random import philox
 from katachi.errors import Error, IndexBoundsError
 from katachi.graph.dtypes import (
-    DTYPES, DType, as_dtype, bfloat16, bool_, float16, float32, float64, int8, int64, uint32, uint64,
+    DTYPES,
+    DType,
+    as_dtype,
+    bfloat16,
+    bool_,
+    float16,
+    float32,
+    float64,
+    int8,
+    int64,
+    uint32,
 )  # fmt: skip
 from katachi.graph.node import Node, aval, toposort
 from katachi.graph.primitives import DIRECTIONS, constant, input_node, make
@@ -106,7 +116,9 @@ class Program:
         ends = zip(self.shifted(tangents, STEP), self.shifted(tangents, -STEP), strict=True)
         return [(b - a) / (2 * STEP) for b, a in ends]
 
-    def _derivative(self, nodes: list[Node | None], like: Sequence[Node], given: list[Node], arrays: list[Array]) -> Any:
+    def _derivative(
+        self, nodes: list[Node | None], like: Sequence[Node], given: list[Node], arrays: list[Array]
+    ) -> Any:
         found = [n for n in nodes if n is not None]
         results = iter(evaluate(found, [*self.inputs, *given], [*self.arrays, *arrays]))
         return [np.zeros(x.shape) if n is None else next(results) for n, x in zip(nodes, like, strict=True)]
@@ -210,7 +222,8 @@ def places(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 @given(SAMPLES["convolution"])
 def test_convolution(sample: Sample) -> None:
-    convolution_equals_loops(*sample.inputs, sample.attrs)
+    x, w = sample.inputs
+    convolution_equals_loops(x, w, sample.attrs)
 
 
 @pytest.mark.parametrize("padding", [(5, -3), (-3, 5), (-1, -1), (4, -2)])
@@ -409,9 +422,13 @@ KNOWN = [
 ]  # from Random123's kat_vectors
 
 
+def counter_words(a: int, b: int, c: int, d: int) -> tuple[Array, Array, Array, Array]:
+    return np.array([a]), np.array([b]), np.array([c]), np.array([d])
+
+
 @pytest.mark.parametrize(("counter", "key", "want"), KNOWN)
 def test_philox_known_answers(counter: Any, key: Any, want: Any) -> None:
-    words = philox(tuple(np.array([c]) for c in counter), key)  # type: ignore[arg-type]
+    words = philox(counter_words(*counter), key)
     assert tuple(int(w[0]) for w in words) == want
 
 
@@ -431,7 +448,7 @@ def test_rng_bits_do_not_depend_on_the_size(seed: int, call: int, n: int) -> Non
     long = define("rng_bits", *operands, shape=(5, 8)).ravel()
     short = define("rng_bits", *operands, shape=(n,))
     np.testing.assert_array_equal(short, long[:n])
-    third = philox(tuple(np.array([c]) for c in (2, 0, call & 0xFFFFFFFF, call >> 32)), (seed & 0xFFFFFFFF, seed >> 32))
+    third = philox(counter_words(2, 0, call & 0xFFFFFFFF, call >> 32), (seed & 0xFFFFFFFF, seed >> 32))
     assert long[8:12].tolist() == [int(w[0]) for w in third]
 
 
@@ -489,7 +506,9 @@ def test_one_integer_against_pythons(dtype: DType) -> None:
     xs = edges(dtype) if dtype.is_integer else np.array([False, True])
     exact = {"abs": abs, "negate": lambda n: -n, "sign": lambda n: (n > 0) - (n < 0)} if dtype.is_integer else {}
     for name, f in exact.items():
-        np.testing.assert_array_equal(define(name, xs), np.array([wrapped(f(n), dtype) for n in xs.tolist()], dtype.numpy))
+        np.testing.assert_array_equal(
+            define(name, xs), np.array([wrapped(f(n), dtype) for n in xs.tolist()], dtype.numpy)
+        )
     np.testing.assert_array_equal(define("not", xs), ~xs)
 
 

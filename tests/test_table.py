@@ -16,7 +16,7 @@ from katachi.transforms.vjp import VJP
 
 from .samples import SAMPLES  # pyrefly: ignore[missing-import]
 
-# The matmul template has this one, a pass removes the marks, and these wait for their kernels: the list only gets shorter.
+# A template has the first, a pass removes the marks, and the rest wait for their kernels: the list only gets shorter.
 TEMPLATES = {"dot_general"}
 LATER = {"convolution", "dynamic_slice", "dynamic_update_slice", "reduce_window", "reduce_window_gradient"}
 

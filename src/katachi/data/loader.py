@@ -64,6 +64,19 @@ class DataLoader:
         self.collate_fn = collate_fn
         self.seed = randbits(64) if seed is None else _at_least(0, seed, "seed")
         self.epoch = 0
+        self.batch = 0  # batches taken of the epoch under way
+        self._skip = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the data stands: after which batch of which epoch, in which order."""
+        return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where `state_dict` was taken: the next loop is the rest of that epoch."""
+        self.seed, self.epoch, self.batch = int(state["seed"]), int(state["epoch"]), int(state["batch"])
+        self._skip = self.batch
+        if self.batch:  # the epoch was counted when it began
+            self.epoch -= 1
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -77,9 +90,21 @@ class DataLoader:
             numbers = np.random.default_rng([self.seed, self.epoch]).permutation(numbers)
         self.epoch += 1
         batches = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
-        batches = batches[: len(self)]
+        batches = batches[self._skip : len(self)]
+        self.batch, self._skip = self._skip, 0
         # A generator and not `map`, which would take a StopIteration from the dataset for the end of the epoch.
-        return self._ahead(batches) if self.num_workers else (self._load(numbers) for numbers in batches)
+        return self._counted(self._ahead(batches) if self.num_workers else (self._load(n) for n in batches), self.epoch)
+
+    def _counted(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
+        try:
+            for batch in batches:
+                if self.epoch == epoch:
+                    self.batch += 1
+                yield batch
+            if self.epoch == epoch:
+                self.batch = 0
+        finally:
+            batches.close()  # type: ignore[attr-defined]
 
     def _ahead(self, batches: list[np.ndarray]) -> Iterator[Any]:
         left, where = Event(), current().modes.device

@@ -178,4 +178,4 @@ def _writes(n: int) -> tuple[Write, ...]:
 def check_range(name: str, setting: str, value: float, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value < high."""
     if isinstance(value, str) or not low <= value < high:
-        raise ValueError(f"{name}: {setting} must be at least {low}" + f" and below {high}, got {value}")
+        raise ValueError(f"{name}: {setting} must be at least {low}" + f" and below {high}, got {value!r}")

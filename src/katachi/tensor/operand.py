@@ -73,6 +73,8 @@ def as_shape(shape: Any, what: str = "shape") -> Shape:
 
 def hashable(axis: Any) -> Any:
     """Lists as tuples and NumPy's numbers as Python's, so that they can be attributes, which are compared."""
+    if axis is None or axis.__class__ is int:  # the common case, short
+        return axis
     axis = axis.tolist() if isinstance(axis, (np.ndarray, np.generic)) else axis
     axis = tuple(axis) if isinstance(axis, Sequence) and not isinstance(axis, (tuple, str)) else axis
     try:
