@@ -1,5 +1,6 @@
 """The plain training steps beside torch's eager mode, interleaved in one process: `python bench/peers.py` (needs the
-extra `katachi[peers]`). Bursts alternate, because the machine's speed drifts and both sides must meet the same drift."""
+extra `katachi[peers]`). Bursts alternate, because the machine's speed drifts and both sides must meet the same
+drift."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The table's column of examples: for every primitive a strategy of inputs (float64 where it computes) and attributes.
 
-Values keep away from points without a derivative: `spaced` values differ by far more than a step of a difference quotient.
+Values keep away from points without a derivative: `spaced` ones differ by far more than a difference quotient's step.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def spaced(rng: np.random.Generator, shape: Ints) -> Array:
 
 
 def strategy(*names: str) -> Callable[[Callable[..., Sample]], Callable[..., Sample]]:
-    """The decorated function gives samples of primitives: of draw, of draw, rng, and of the name if there are several."""
+    """The decorated function makes samples of primitives from draw, a random generator and the primitive's name."""
 
     def put(make: Callable[..., Sample]) -> Callable[..., Sample]:
         for name in names:

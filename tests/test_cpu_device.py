@@ -124,7 +124,7 @@ def random_graph(draw: Callable[[int], int], arrays: list[np.ndarray]) -> Any:
         else:
             out = kt.where(x > 0.1, x, -0.5)
         pool.append(out.tanh() if draw(2) else out * 0.25)
-    total = sum((p.sum() for p in pool[len(leaves) :]), start=kt.zeros(device=leaves[0].device))
+    total: Any = sum((p.sum() for p in pool[len(leaves) :]), start=kt.zeros(device=leaves[0].device))
     total.backward()
     return [pool[-1], total, *[v.grad for v in leaves if v.grad is not None]]
 

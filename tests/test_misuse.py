@@ -118,7 +118,7 @@ SHAPES: list[Case] = [
 DTYPES: list[Case] = [
     ("a string operand", lambda: matrix() + "a", DTypeError, ("add: operands are tensors and numbers, got str",)),
     ("None as operand", lambda: matrix() * None, DTypeError, ("multiply", "got NoneType")),
-    ("a list operand", lambda: matrix() + [1, 2, 3], DTypeError, ("add", "got list")),
+    ("a list operand", lambda: kt.add(matrix(), [1, 2, 3]), DTypeError, ("add", "got list")),
     ("complex array", lambda: np.array([1j]) + matrix(), DTypeError, ("numbers and bools only, got complex128",)),
     ("tensor of a string", lambda: kt.tensor("abc"), DTypeError, ("cannot make a tensor of 'abc'",)),
     ("tensor of None", lambda: kt.tensor([None, 1]), DTypeError, ("[None, 1]", "numbers and bools only, got object")),
@@ -450,6 +450,18 @@ def test_load_state_dict_lists_every_mismatch_and_changes_nothing() -> None:
     ):
         assert words in str(caught.value)
     assert {k: v.tolist() for k, v in model.state_dict().items()} == before
+
+
+def test_load_state_dict_is_all_or_nothing_when_a_value_does_not_fit() -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            self.weight = nn.Parameter([1.0])
+            self.count = nn.Buffer(np.zeros(1, np.int8))
+
+    model = Counted()
+    with pytest.raises(OverflowError, match="300 does not fit int8"):
+        model.load_state_dict({"weight": np.ones(1) * 7, "count": np.array([300])})
+    assert model.weight.tolist() == [1] and model.count.tolist() == [0]
 
 
 def test_a_failed_set_changes_nothing() -> None:

@@ -162,6 +162,33 @@ def test_operators_broadcast(two: list[Ints], f: Callable[..., Any], rng: np.ran
     same(f(kt.tensor(x), kt.tensor(y)), f(x, y))
 
 
+@given(broadcastable(2), RNG)
+def test_gradients_of_what_was_broadcast(two: list[Ints], rng: np.random.Generator) -> None:
+    """Each gradient has its operand's shape: the sum over what the operand was repeated for."""
+    x, y = (normals(rng, s) for s in two)
+    shape = np.broadcast_shapes(*two)
+    c = normals(rng, shape)
+
+    def summed(g: Array, like: Array) -> Array:
+        g = np.broadcast_to(g, shape)
+        g = g.sum(tuple(range(g.ndim - like.ndim)))
+        return g.sum(tuple(i for i, n in enumerate(like.shape) if n == 1), keepdims=True)
+
+    v, w = kt.variable(x), kt.variable(y)
+    ((v * w + kt.where(kt.tensor(c > 0), v, w)) * c).sum().backward()
+    same(v.grad, summed(c * y + c * (c > 0), x), 1e-4)
+    same(w.grad, summed(c * x + c * (c <= 0), y), 1e-4)
+
+
+def test_ties_share_the_gradient() -> None:
+    v = kt.variable([3.0, 1.0, 3.0])
+    v.max().backward()
+    assert v.grad.tolist() == [0.5, 0, 0.5]
+    w = kt.variable([1.0, 2.0])
+    kt.maximum(w, kt.tensor([1.0, 3.0])).sum().backward()
+    assert w.grad.tolist() == [0.5, 0]
+
+
 @given(broadcastable(3), RNG)
 def test_where(three: list[Ints], rng: np.random.Generator) -> None:
     flag, x, y = rng.random(three[0]) < 0.5, normals(rng, three[1]), normals(rng, three[2])
@@ -504,6 +531,13 @@ def test_conv2d(case: tuple[Array, Ints, Ints, Ints], dilation: int, groups: int
     same(layer(kt.tensor(x)), want, 1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int64"])
+def test_more_classes_than_the_targets_dtype_counts(dtype: str) -> None:
+    v = kt.variable(np.zeros((1, 300), np.float32))
+    F.cross_entropy(v, kt.tensor([1], dtype=dtype)).backward()
+    assert np.flatnonzero(v.grad.numpy()[0] < 0).tolist() == [1]
+
+
 def test_dropout_keeps_the_expectation() -> None:
     kt.manual_seed(0)
     x = kt.ones((200, 200))
@@ -646,7 +680,8 @@ REPRS = [
     (lambda: kt.variable([1.0]), "tensor([1.], variable)"), (lambda: kt.variable([1.0]) * 2, "tensor([2.], variable)"),
     (lambda: kt.tensor([0.1], dtype=kt.bfloat16), "tensor([0.1001], dtype=bfloat16)"),
     (lambda: kt.tensor([float("nan"), float("inf")]), "tensor([nan, inf])"),
-    (lambda: nn.Parameter([1.0]), "tensor([1.], variable)"), (lambda: kt.zeros(1, dtype=kt.float64), "tensor([0.], dtype=float64)"),
+    (lambda: nn.Parameter([1.0]), "tensor([1.], variable)"),
+    (lambda: kt.zeros(1, dtype=kt.float64), "tensor([0.], dtype=float64)"),
     (lambda: kt.zeros(()), "tensor(0.)"), (lambda: kt.zeros(0, dtype=kt.int32), "tensor([], dtype=int32, shape=(0,))"),
 ]  # fmt: skip
 

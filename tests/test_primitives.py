@@ -1,4 +1,4 @@
-"""Every primitive: its derivatives against difference quotients of its definition, its definition against plain loops."""
+"""Every primitive: its derivatives against difference quotients, its definition against plain loops."""
 
 from __future__ import annotations
 
@@ -178,6 +178,36 @@ def test_third_derivatives(name: str, data: st.DataObject) -> None:
         pulled = [n for n in program.pulled if n is not None]
         program = Program(pulled, [*program.inputs, *program.cotangents], arrays)
     program.check(rng, 1e-5)
+
+
+def test_powers_of_and_to_zero() -> None:
+    """x ** e has slope 0 where e is 0, whatever x is, and the slope's slopes are right there too."""
+
+    def nested(first: int, second: int, a: float, e: float) -> float:
+        nodes = inputs_for([np.array(a), np.array(e)])
+        y = make("power", *nodes)
+        for i in (first, second):
+            one = constant(1.0, float64, DEVICE)
+            y = backward({y: one}, toposort([y]))[nodes[i]]
+        return float(evaluate([y], nodes, [np.array(a), np.array(e)])[0])
+
+    base, exponent = 0, 1
+    assert nested(base, base, 0.0, 0.0) == 0 and nested(base, base, 0.0, 2.0) == 2
+    assert nested(base, base, -3.0, 0.0) == 0 and nested(base, base, -3.0, 2.0) == 2
+    for a in (0.5, 2.0):
+        assert nested(base, exponent, a, 0.0) == nested(exponent, base, a, 0.0) == pytest.approx(1 / a)
+        assert nested(exponent, exponent, a, 0.0) == pytest.approx(math.log(a) ** 2)
+    program = program_of("power", Sample([np.array([0.0, np.nan, np.inf, -2.0]), np.zeros(4)], {}))
+    np.testing.assert_array_equal(program.pull([np.ones(4)])[0], [0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_gather_along_an_axis_longer_than_its_indices_count(dtype: Any) -> None:
+    """The gradient compares positions with indices: positions do not all fit the indices' dtype."""
+    x, index = np.zeros((2, 300)), np.array([[1], [100]], dtype)
+    program = program_of("gather", Sample([x, index], {"axes": (1,), "batch": 1}))
+    (pulled,) = program.pull([np.ones(2)])
+    assert np.argwhere(pulled).tolist() == [[0, 1], [1, 100]]
 
 
 HALVES = sorted(set(NAMES) - {"constant", "iota", "rng_bits", "argmax", "convert"})

@@ -19,8 +19,8 @@ from katachi.tensor.creation import (
 )  # fmt: skip
 from katachi.tensor.elementwise import (
     abs, add, astype, bitwise_and, bitwise_invert, bitwise_or, bitwise_xor, cos, divide, equal, erf, exp, floor, gelu,
-    greater, greater_equal, leaky_relu, less, less_equal, log, maximum, minimum, multiply, negative, not_equal, pow, relu,
-    sigmoid, sign, sin, sqrt, subtract, tanh, where,
+    greater, greater_equal, leaky_relu, less, less_equal, log, maximum, minimum, multiply, negative, not_equal, pow,
+    relu, sigmoid, sign, sin, sqrt, subtract, tanh, where,
 )  # fmt: skip
 from katachi.tensor.explain import explain
 from katachi.tensor.linalg import matmul

@@ -8,10 +8,13 @@ from typing import Any
 from katachi.errors import GradientError
 from katachi.tensor import differentiate
 from katachi.tensor.elementwise import TRACK
+from katachi.tensor.signatures import gradient, pullback, pulled_values, pushforward, valued_gradient
 from katachi.tensor.tensor import Tensor
 from katachi.tensor.trace import apply
+from katachi.tensor.types import like
 
 
+@like(pulled_values)
 def gradients(
     output: Any, inputs: Iterable[Any], *, retain_graph: bool = False, create_graph: bool = False
 ) -> dict[Any, Any]:
@@ -37,9 +40,12 @@ def _variable_needed(what: str, x: Any) -> None:
     if not isinstance(x, Tensor):
         raise GradientError(f"{what}: needs tensors, got {type(x).__name__}")
     if not x._aval.tracked:
-        raise GradientError(f"{what}: needs variables, but this {x._aval!r} is a constant; x.unfreeze() makes one of it")
+        raise GradientError(
+            f"{what}: needs variables, but this {x._aval!r} is a constant; x.unfreeze() makes one of it"
+        )
 
 
+@like(valued_gradient)
 def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
     """A function that gives f's scalar result and its gradient with respect to the positional arguments `argnums`.
 
@@ -66,6 +72,7 @@ def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) ->
     return run
 
 
+@like(gradient)
 def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
     """The gradient of a scalar function, as a function; it can be differentiated again.
 
@@ -73,10 +80,11 @@ def grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
     >>> kt.grad(kt.grad(lambda x: x * x * x))(kt.tensor(2.0)).item()
     12.0
     """
-    both = value_and_grad(f, argnums)
+    both: Callable[..., Any] = value_and_grad(f, argnums)  # type: ignore[call-overload]  # two of its overloads
     return lambda *args, **kwargs: both(*args, **kwargs)[1]
 
 
+@like(pullback)
 def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[..., Any]]:
     """f's result and the function that pulls a cotangent of it back to the arguments (one, or a tuple for several).
 
@@ -97,6 +105,7 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[..., Any]]:
     return y, pull
 
 
+@like(pushforward)
 def jvp(f: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     """f's result and its derivative along `tangents`, one an argument.
 
@@ -106,7 +115,9 @@ def jvp(f: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, ...])
     """
     if len(args) != len(tangents):
         raise GradientError(f"jvp: {len(args)} arguments need as many tangents, got {len(tangents)}")
-    for x, t in zip(args, tangents, strict=True):
+    for i, (x, t) in enumerate(zip(args, tangents, strict=True)):
+        if not isinstance(x, Tensor) or not isinstance(t, Tensor):
+            raise GradientError(f"jvp: argument {i} and its tangent must be tensors, got {x!r} and {t!r}")
         if x.shape != t.shape or x.dtype is not t.dtype:
             raise GradientError(f"jvp: the tangent of {x._aval!r} must be like it, got {t._aval!r}")
     inside, wanted = _track("jvp", args, tuple(range(len(args))))

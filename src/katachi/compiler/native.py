@@ -15,12 +15,13 @@ from katachi.errors import IndexBoundsError
 from katachi.graph.node import Node, toposort
 from katachi.kernels.lower import lowerable
 
-FORMATS = {"float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?"}
+FORMATS: dict[str, Any] = {"float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?"}
 CELL = 8  # bytes a host number has in memory
 
 
 class Place(NamedTuple):
-    """A value that reference steps touch: its row, and its offset in the arena or None if it has a buffer of its own."""
+    """A value that reference steps touch: its row, and its offset in the arena or None if it has a buffer of its
+    own."""
 
     row: int
     offset: int | None
@@ -59,7 +60,8 @@ class NativeProgram:
         self.reference_steps = [g.nodes[0].primitive for g in groups if g.kind == "reference"]
 
         self.table = np.zeros(max(len(index), 1), np.int64)
-        self.rows, self.address = memoryview(self.table), self.table.__array_interface__["data"][0]
+        self.rows: Any = self.table.data  # the same memory, faster to write to
+        self.address = self.table.__array_interface__["data"][0]
         self.offsets = [(r, offset) for r, offset in self.plan.offsets.items()]
         self.arena_base = 0
         self._lay_out_numbers([n for n in leaves if n.attrs["scalar"]], index)
@@ -75,7 +77,7 @@ class NativeProgram:
             self.rows[index[n]] = start + i * CELL
             array = cells[i * CELL : (i + 1) * CELL].view(n.dtype.numpy)[:1]
             form = FORMATS.get(n.dtype.name)
-            target: Any = memoryview(cells)[i * CELL : (i + 1) * CELL].cast(form) if form else array
+            target: Any = cells.data[i * CELL : (i + 1) * CELL].cast(form) if form else array
             self.numbers.append((target, n.attrs["slot"], array))
             self.number_arrays.append((index[n], array.reshape(())))
 

@@ -1,7 +1,7 @@
 """THE list of passes. Each maps a program's outputs to equivalent outputs; `verify` holds before and after each.
 
-Nodes are immutable, so a pass rebuilds what it changes, and what nothing refers to any more is gone: there is no pass for
-dead nodes. On the reference device a pass must not change a single bit, so exact algebra only.
+Nodes are immutable, so a pass rebuilds what it changes, and what nothing refers to any more is gone: there is no
+pass for dead nodes. On the reference device a pass must not change a single bit, so exact algebra only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ def merge(outputs: Outputs) -> list[Node]:
     def once(node: Node) -> Node:
         if node.primitive == "input":
             return node
-        key = (node.primitive, node.inputs, tuple(node.attrs.items()), node.aval.shape, node.aval.dtype, node.aval.device)
+        key = (
+            node.primitive,
+            node.inputs,
+            tuple(node.attrs.items()),
+            node.aval.shape,
+            node.aval.dtype,
+            node.aval.device,
+        )
         if node.primitive == "constant":
             key = (*key, repr(node.attrs["value"]))  # 0.0 == -0.0, and True == 1
         return known.setdefault(key, node)

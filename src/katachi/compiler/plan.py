@@ -26,7 +26,9 @@ class Plan:
         return self.arena + self.output
 
 
-def plan(made: Sequence[Sequence[Hashable]], last_used: Sequence[Sequence[Hashable]], size: dict, outputs: dict) -> Plan:
+def plan(
+    made: Sequence[Sequence[Hashable]], last_used: Sequence[Sequence[Hashable]], size: dict, outputs: dict
+) -> Plan:
     """Step i makes `made[i]` and is the last to use `last_used[i]`; `size[v]` in bytes; `outputs[v]` likewise."""
     holes: list[tuple[int, int]] = []  # (start, length), ascending, never adjacent
     offsets: dict[Hashable, int] = {}

@@ -1,4 +1,5 @@
-"""A program, made from nodes and run as often as wanted. This file: which kind, and the kind of the reference device."""
+"""A program, made from nodes and run as often as wanted. This file: which kind, and the kind of the reference
+device."""
 
 from __future__ import annotations
 

@@ -123,7 +123,8 @@ class DataLoader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _load_aside(self, numbers: np.ndarray, left: Event, where: str) -> Any:
-        """In a worker: on the consumer's device, and computed here, so that nothing is pending when it changes threads."""
+        """In a worker: on the consumer's device, and computed here, so that nothing is pending when it changes
+        threads."""
         with device(where), eager():
             return self._load(numbers, left)
 

@@ -29,7 +29,8 @@ _kept = 0
 
 
 class Buffer:
-    """A C-contiguous array that holds one value. `pinned`: somebody outside sees the memory, so never write to it again."""
+    """A C-contiguous array that holds one value. `pinned`: somebody outside sees the memory, so never write to it
+    again."""
 
     __slots__ = ("__weakref__", "_block", "address", "array", "pinned")
 

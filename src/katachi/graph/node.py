@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from katachi.graph.dtypes import DType
@@ -83,7 +83,7 @@ class Node:
         return f"%{self.serial}:{self.primitive} {self.aval!r}"
 
 
-def toposort(outputs: tuple[Node, ...] | list[Node]) -> list[Node]:
+def toposort(outputs: Sequence[Node]) -> list[Node]:
     """Every node that `outputs` need, inputs first, in the order in which they were made."""
     seen: set[Node] = set()
     stack = list(outputs)

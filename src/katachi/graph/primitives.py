@@ -258,7 +258,9 @@ def _convolution(
     """x (N, C, *spatial), w (O, C / groups, *window): cross-correlation. Padding is (low, high) an axis and may be
     negative; `lhs_dilation` puts that many minus one zeros between pixels, `rhs_dilation` between taps."""
     if len(x.shape) < 3 or len(w.shape) != len(x.shape):
-        raise ShapeError(f"needs input (N, C, *spatial) and weight (O, C, *window) of one rank, got {x.shape}, {w.shape}")
+        raise ShapeError(
+            f"needs input (N, C, *spatial) and weight (O, C, *window) of one rank, got {x.shape}, {w.shape}"
+        )
     if x.dtype is not w.dtype or x.dtype.kind != "float":
         raise DTypeError(f"needs one floating-point dtype, got {x.dtype.name} and {w.dtype.name}")
     if not same(x.shape[1], w.shape[1] * groups) or not same(w.shape[0] % groups, 0):
@@ -292,9 +294,7 @@ def _reduce_window(x: Aval, *, window: Shape, strides: Shape, padding: tuple) ->
 
 
 @_rule("reduce_window_gradient")
-def _reduce_window_gradient(
-    x: Aval, g: Aval, *, window: Shape, strides: Shape, padding: tuple
-) -> tuple[Shape, DType]:
+def _reduce_window_gradient(x: Aval, g: Aval, *, window: Shape, strides: Shape, padding: tuple) -> tuple[Shape, DType]:
     """g, shaped as reduce_window's result, added where each window's first maximum (its first NaN, if any) stands."""
     return x.shape, x.dtype
 

@@ -95,7 +95,9 @@ def _note(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"load_checkpoint: {os.fspath(path)}: {error}") from None
     if not isinstance(note, dict) or not {"step", "extra", "generator"} <= note.keys():
-        raise CheckpointError(f"load_checkpoint: {os.fspath(path)} is not a training checkpoint; load_safetensors reads weights")
+        raise CheckpointError(
+            f"load_checkpoint: {os.fspath(path)} is not a training checkpoint; load_safetensors reads weights"
+        )
     return note
 
 

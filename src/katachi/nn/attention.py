@@ -1,57 +1,28 @@
-"""Attention, and the transformer block made of it."""
+"""Layers of attention, and the transformer block made of them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.errors import ShapeError
 from katachi.graph import build as b
-from katachi.graph.dtypes import int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.nn.attend import scaled_dot_product_attention
+from katachi.nn.functional import linear
 from katachi.nn.init import uniform, zero
 from katachi.nn.layers import Linear
 from katachi.nn.module import Module, check_positive
 from katachi.nn.normalize import LayerNorm
 from katachi.nn.simple import Dropout
 from katachi.tensor.elementwise import gelu
-from katachi.tensor.reduce import shifted
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import Shaped, shape_vars
 
-
-def _attention(q: Node, k: Node, v: Node, *rest: Any) -> Node:
-    *mask, causal = rest
-    if len(q.shape) < 2 or k.shape[:-2] != q.shape[:-2] or v.shape[:-1] != k.shape[:-1] or q.shape[-1] != k.shape[-1]:
-        raise ShapeError(f"needs query (..., T, E), key (..., S, E), value (..., S, F), got {q.shape}, {k.shape}, {v.shape}")
-    batch = tuple(range(len(q.shape) - 2))
-    last = len(q.shape) - 1
-    scores = make("dot_general", q, k, batch=(batch, batch), contract=((last,), (last,)))
-    scores = b.scale(scores, 1 / math.sqrt(q.shape[-1]))
-    never = b.like(scores, -math.inf)
-    if causal:
-        t, s = (make("iota", shape=scores.shape, dtype=int64, dimension=d, device=q.device) for d in (last - 1, last))
-        scores = b.select(b.compare(s, "LE", t), scores, never)
-    if mask:
-        scores = b.select(b.spread(mask[0], scores.shape), scores, never)
-    e = make("exponential", shifted(scores, last))
-    weights = b.divide(e, b.reduce("reduce_sum", e, (last,), keepdims=True))
-    return make("dot_general", weights, v, batch=(batch, batch), contract=((last,), (last - 1,)))
-
-
-ATTENTION = Op("scaled_dot_product_attention", _attention)
-
-
-def scaled_dot_product_attention(query: Any, key: Any, value: Any, attn_mask: Any = None, is_causal: bool = False) -> Any:
-    """softmax(query key^T / sqrt(E)) value (Vaswani et al., 2017): query (..., T, E), key (..., S, E), value (..., S, F).
-    `attn_mask` is bool, true where a query may look; `is_causal` lets position t look at s <= t. Raises ShapeError.
-
-    >>> import katachi as kt
-    >>> x = kt.ones((1, 3, 4)); kt.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True).shape
-    (1, 3, 4)
-    """
-    operands = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
-    return apply(ATTENTION, operands, (is_causal,))
+if TYPE_CHECKING:
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Fixed, Tracked
 
 
 def _split(packed: Node, heads: int) -> tuple[Node, Node, Node]:
@@ -75,6 +46,7 @@ def _merge(x: Node) -> Node:
 SPLIT_HEADS, MERGE_HEADS = Op("split_heads", _split), Op("merge_heads", _merge)
 
 
+@shape_vars("E")
 class MultiheadAttention(Module):
     """Self-attention of (B, T, embed_dim) in `num_heads` heads, with PyTorch's names and layout of weights
     (`in_proj_weight`, `in_proj_bias`, `out_proj`).
@@ -84,7 +56,7 @@ class MultiheadAttention(Module):
     (1, 5, 8)
     """
 
-    def __init__(self, embed_dim: int, num_heads: int) -> None:
+    def __init__(self, embed_dim: Shaped[int, "E"], num_heads: int) -> None:
         check_positive("MultiheadAttention", embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ShapeError(f"MultiheadAttention: embed_dim {embed_dim} does not divide into {num_heads} heads")
@@ -94,11 +66,12 @@ class MultiheadAttention(Module):
         self.out_proj = Linear(embed_dim, embed_dim)
         self.out_proj.bias = zero((embed_dim,))
 
-    def forward(self, x: Any, causal: bool = False) -> Any:
+    @shape_vars("B, T")
+    def forward(
+        self, x: Tensor[Shaped[Any, "[B, T, E]"], Fixed], causal: bool = False
+    ) -> Tensor[Shaped[Any, "[B, T, E]"], Tracked]:
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise ShapeError(f"MultiheadAttention: needs input (B, T, {self.embed_dim}), got {x.shape}")
-        from katachi.nn.functional import linear
-
         packed = linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = apply(SPLIT_HEADS, (packed,), (self.num_heads,), many=True)
         return self.out_proj(apply(MERGE_HEADS, (scaled_dot_product_attention(q, k, v, is_causal=causal),)))
@@ -107,6 +80,7 @@ class MultiheadAttention(Module):
         return f"{self.embed_dim}, num_heads={self.num_heads}"
 
 
+@shape_vars("E")
 class TransformerBlock(Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), with a hidden width of four times the width.
 
@@ -115,12 +89,13 @@ class TransformerBlock(Module):
     (1, 5, 8)
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, causal: bool = True, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: Shaped[int, "E"], num_heads: int, causal: bool = True, dropout: float = 0.0) -> None:
         self.norm1, self.attention = LayerNorm(embed_dim), MultiheadAttention(embed_dim, num_heads)
         self.norm2 = LayerNorm(embed_dim)
         self.up, self.down = Linear(embed_dim, 4 * embed_dim), Linear(4 * embed_dim, embed_dim)
         self.dropout, self.causal = Dropout(dropout), causal
 
-    def forward(self, x: Any) -> Any:
+    @shape_vars("B, T")
+    def forward(self, x: Tensor[Shaped[Any, "[B, T, E]"], Fixed]) -> Tensor[Shaped[Any, "[B, T, E]"], Tracked]:
         x = x + self.dropout(self.attention(self.norm1(x), causal=self.causal))
         return x + self.dropout(self.down(gelu(self.up(self.norm2(x)))))

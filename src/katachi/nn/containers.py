@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.nn.module import Module
 
@@ -33,7 +33,13 @@ class ModuleList(Module):
         vars(self)[str(len(self))] = module
 
 
-class Sequential(ModuleList):
+if TYPE_CHECKING:
+    from katachi.nn.chains import Chain
+else:
+    Chain = ModuleList
+
+
+class Sequential(Chain):
     """Modules one after another.
 
     >>> import katachi as kt

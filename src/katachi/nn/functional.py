@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
@@ -10,6 +10,10 @@ from katachi.graph.dtypes import float32, promote, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
+from katachi.nn.attend import scaled_dot_product_attention as scaled_dot_product_attention
+from katachi.nn.lookup import embedding as embedding
+from katachi.nn.norms import layer_norm as layer_norm
+from katachi.nn.signatures import affine, classification, convolution, distance, pooling
 from katachi.tensor import elementwise, reduce
 from katachi.tensor.elementwise import gelu as gelu
 from katachi.tensor.elementwise import leaky_relu as leaky_relu
@@ -20,16 +24,28 @@ from katachi.tensor.operand import as_axis, floating
 from katachi.tensor.random import Generator, default_generator, keep_mask
 from katachi.tensor.reduce import log_softmax_of
 from katachi.tensor.trace import Op, apply
+from katachi.tensor.types import _G, _S, Shaped, like, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.shape_rules import same_shape
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Int
 
 
-def softmax(x: Any, dim: int = -1) -> Any:
+@shape_vars("*A, D")
+def softmax(
+    x: Tensor[Shaped[Any, "A"], _G], dim: Shaped[int, "D"] = -1
+) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
     """exp(x), divided by its sum along `dim`."""
-    return reduce.softmax(x, dim)
+    return apply(reduce.SOFTMAX, (x,), (dim,))
 
 
-def log_softmax(x: Any, dim: int = -1) -> Any:
+@shape_vars("*A, D")
+def log_softmax(
+    x: Tensor[Shaped[Any, "A"], _G], dim: Shaped[int, "D"] = -1
+) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
     """The logarithm of softmax along `dim`."""
-    return reduce.log_softmax(x, dim)
+    return apply(reduce.LOG_SOFTMAX, (x,), (dim,))
 
 
 def _common(*xs: Node) -> list[Node]:
@@ -57,6 +73,7 @@ def _linear(x: Node, weight: Node, *bias: Node) -> Node:
 LINEAR = Op("linear", _linear)
 
 
+@like(affine)
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """x @ weight.T + bias: x (..., in), weight (out, in), bias (out,). Raises ShapeError.
 
@@ -95,6 +112,7 @@ def _conv2d(x: Node, weight: Node, *rest: Any) -> Node:
 CONV2D = Op("conv2d", _conv2d)
 
 
+@like(convolution)
 def conv2d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
@@ -119,6 +137,7 @@ def _max_pool2d(x: Node, window: Any, stride: Any, padding: Any) -> Node:
 MAX_POOL2D = Op("max_pool2d", _max_pool2d)
 
 
+@like(pooling)
 def max_pool2d(x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0) -> Any:
     """The maximum of each window over the last two axes; windows follow one another unless `stride` says otherwise.
 
@@ -169,10 +188,11 @@ def _cross_entropy(x: Node, target: Node, axis: int, reduction: str) -> Node:
 CROSS_ENTROPY = Op("cross_entropy", _cross_entropy)
 
 
+@like(classification)
 def cross_entropy(logits: Any, target: Any, *, axis: int = 1, reduction: str = "mean") -> Any:
-    """-log softmax(logits) at the target class, averaged. Classes are on `axis`; targets are class numbers, shaped as the
-    logits without that axis, or probabilities shaped as the logits. Raises ShapeError, DTypeError, and, when computed,
-    IndexBoundsError for a class that does not exist.
+    """-log softmax(logits) at the target class, averaged. Classes are on `axis`; targets are class numbers, shaped as
+    the logits without that axis, or probabilities shaped as the logits. Raises ShapeError, DTypeError, and, when
+    computed, IndexBoundsError for a class that does not exist.
 
     >>> import katachi as kt
     >>> round(kt.nn.functional.cross_entropy(kt.zeros((2, 10)), kt.tensor([3, 4])).item(), 4)
@@ -193,6 +213,7 @@ def _mse(x: Node, target: Node, reduction: str) -> Node:
 MSE = Op("mse_loss", _mse)
 
 
+@like(distance)
 def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """The mean of squared differences. Raises ShapeError unless the shapes are equal: broadcasting hides mistakes here.
 
@@ -213,9 +234,11 @@ def _dropout(x: Node, seed: Node, call: Node, p: float) -> Node:
 DROPOUT = Op("dropout", _dropout, scalar=uint64)
 
 
-def dropout(x: Any, p: float = 0.5, training: bool = True, generator: Generator | None = None) -> Any:
-    """Each element zero with probability p, the others scaled by 1 / (1 - p) (Srivastava et al., 2014). The mask depends
-    on the generator's state alone, so it is the same on every device. Raises ValueError unless 0 <= p <= 1."""
+def dropout(
+    x: Tensor[_S, _G], p: float = 0.5, training: bool = True, generator: Generator | None = None
+) -> Tensor[_S, _G]:
+    """Each element zero with probability p, the others scaled by 1 / (1 - p) (Srivastava et al., 2014). The mask
+    depends on the generator's state alone, so it is the same on every device. Raises ValueError unless 0 <= p <= 1."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"dropout: p is a probability, got {p}")
     if not training or p == 0.0:
@@ -226,6 +249,6 @@ def dropout(x: Any, p: float = 0.5, training: bool = True, generator: Generator 
 
 
 __all__ = [
-    "conv2d", "cross_entropy", "dropout", "gelu", "leaky_relu", "linear", "log_softmax", "max_pool2d", "mse_loss", "relu",
-    "sigmoid", "softmax", "tanh",
+    "conv2d", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm", "leaky_relu", "linear", "log_softmax",
+    "max_pool2d", "mse_loss", "relu", "scaled_dot_product_attention", "sigmoid", "softmax", "tanh",
 ]  # fmt: skip

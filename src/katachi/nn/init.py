@@ -1,5 +1,5 @@
-"""Initial values. Drawn on the reference device: draws are equal on all devices, and nothing need be compiled for numbers
-that are drawn once."""
+"""Initial values. Drawn on the reference device: draws are equal on all devices, and nothing need be compiled for
+numbers that are drawn once."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from katachi.nn.module import Parameter
 from katachi.tensor.modes import device, no_grad
 from katachi.tensor.random import rand, randn
 from katachi.tensor.trace import current
+from katachi.tensor.types import Shaped, shape_vars
 
 
-def _parameter(draw: Any) -> Parameter:
+def _parameter(draw: Any) -> Any:
     where = current().modes.device
     with no_grad(), device("reference"):
         start = draw()
     return Parameter(start, device=where)
 
 
-def uniform(shape: tuple[int, ...], bound: float) -> Parameter:
+@shape_vars("*D")
+def uniform(shape: Shaped[tuple[int, ...], "D"], bound: float) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts uniform in [-bound, bound)."""
     return _parameter(lambda: rand(shape) * (2 * bound) - bound)
 
 
-def normal(shape: tuple[int, ...], std: float) -> Parameter:
+@shape_vars("*D")
+def normal(shape: Shaped[tuple[int, ...], "D"], std: float) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts normal with mean 0."""
     return _parameter(lambda: randn(shape) * std)
 
 
-def zero(shape: tuple[int, ...]) -> Parameter:
+@shape_vars("*D")
+def zero(shape: Shaped[tuple[int, ...], "D"]) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts at zero."""
     from katachi.tensor.creation import zeros
 
@@ -45,7 +49,13 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _gain(nonlinearity: str, a: float) -> float:
-    gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + a * a))}
+    gains = {
+        "linear": 1.0,
+        "sigmoid": 1.0,
+        "tanh": 5 / 3,
+        "relu": math.sqrt(2),
+        "leaky_relu": math.sqrt(2 / (1 + a * a)),
+    }
     if nonlinearity not in gains:
         raise ValueError(f"nonlinearity is one of {', '.join(gains)}, got {nonlinearity!r}")
     return gains[nonlinearity]

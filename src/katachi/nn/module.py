@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from katachi.errors import CheckpointError, ShapeError
 from katachi.graph.node import aval
@@ -13,9 +13,18 @@ from katachi.tensor.handle import handle
 from katachi.tensor.modes import no_grad
 from katachi.tensor.tensor import Tensor
 from katachi.tensor.trace import settle
+from katachi.tensor.types import _S, Fixed, S, Tracked
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from katachi.tensor.types import _L, RegularNestedList
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
 
 
-class Parameter(Tensor):
+class Parameter(Tensor[S, Tracked]):
     """State that is trained: a variable whose value an optimiser changes.
 
     >>> from katachi import nn
@@ -25,27 +34,55 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Parameter:
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(cls, data: Tensor[_S, Any], dtype: Any = None, device: str | None = None) -> Parameter[_S]: ...
+        @overload
+        def __new__(
+            cls, data: RegularNestedList[_L, bool | int | float], dtype: Any = None, device: str | None = None
+        ) -> Parameter[_L]: ...
+        @overload
+        def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Parameter[tuple[Any, ...]]: ...
+
+    def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Any:
         return leaf(cls, data, dtype, device)
 
     def __init__(self, data: Any, dtype: Any = None, device: str | None = None) -> None:
         pass
 
 
-class Buffer(Tensor):
+class Buffer(Tensor[S, Fixed]):
     """State that is not trained, running statistics for example: a constant that `set` changes."""
 
     __slots__ = ()
 
-    def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Buffer:
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(cls, data: Tensor[_S, Any], dtype: Any = None, device: str | None = None) -> Buffer[_S]: ...
+        @overload
+        def __new__(
+            cls, data: RegularNestedList[_L, bool | int | float], dtype: Any = None, device: str | None = None
+        ) -> Buffer[_L]: ...
+        @overload
+        def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Buffer[tuple[Any, ...]]: ...
+
+    def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Any:
         return leaf(cls, data, dtype, device, tracked=False)
 
     def __init__(self, data: Any, dtype: Any = None, device: str | None = None) -> None:
         pass
 
 
+class HasForward(Protocol[P, R]):
+    """What a module's call is typed by: its own forward."""
+
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
 class Module:
-    """A part of a model. Assign parameters, buffers, modules, or lists and dicts of modules to fields, define `forward`.
+    """A part of a model. Assign parameters, buffers, modules, lists and dicts of modules to fields, define `forward`.
 
     >>> from katachi import nn
     >>> class Twice(nn.Module):
@@ -57,8 +94,15 @@ class Module:
 
     training = True
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)  # type: ignore[attr-defined]
+    if TYPE_CHECKING:
+
+        @property
+        def __call__(self: HasForward[P, R]) -> Callable[P, R]: ...
+
+    else:
+
+        def __call__(self, *args, **kwargs):
+            return self.forward(*args, **kwargs)
 
     # ---- what it is made of
     def children(self) -> Iterator[tuple[str, Module]]:
@@ -93,13 +137,13 @@ class Module:
             yield p
 
     # ---- modes
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> Self:
         """Training behaviour (dropout drops) here and below; returns the module."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
-    def eval(self) -> Any:
+    def eval(self) -> Self:
         """Inference behaviour here and below; returns the module."""
         return self.train(False)
 
@@ -116,7 +160,7 @@ class Module:
         for p in self.parameters():
             p.grad = None
 
-    def to(self, device: str) -> Any:
+    def to(self, device: str) -> Self:
         """Move all state to a device, in place; returns the module."""
         from katachi.tensor.modes import check_device
 
@@ -143,14 +187,13 @@ class Module:
         wrong = [f"missing: {n}" for n in own if n not in state]
         wrong += [f"unexpected: {n}" for n in state if n not in own]
         arrays = {n: as_array(v) for n, v in state.items() if n in own}
-        wrong += [
-            f"{n}: {a.shape} does not fit {own[n].shape}" for n, a in arrays.items() if a.shape != own[n].shape
-        ]
+        wrong += [f"{n}: {a.shape} does not fit {own[n].shape}" for n, a in arrays.items() if a.shape != own[n].shape]
         if wrong:
             raise CheckpointError(f"load_state_dict: {len(wrong)} mismatches, nothing loaded\n  " + "\n  ".join(wrong))
         with no_grad():
-            for name, array in arrays.items():
-                own[name].set(tensor(array, own[name].dtype, own[name].device))
+            values = {n: tensor(a, own[n].dtype, own[n].device) for n, a in arrays.items()}  # all, before any is set
+            for name, value in values.items():
+                own[name].set(value)
 
     # ---- looks
     def describe(self) -> str:

@@ -2,85 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.errors import ShapeError
-from katachi.graph import build as b
-from katachi.graph.node import Node
-from katachi.graph.primitives import make
-from katachi.graph.sizes import count
 from katachi.nn.module import Buffer, Module, Parameter, check_positive
+from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, layer_norm
 from katachi.tensor.creation import ones, zeros
-from katachi.tensor.operand import as_shape, floating
-from katachi.tensor.trace import Op, apply
+from katachi.tensor.operand import as_shape
+from katachi.tensor.trace import apply
+from katachi.tensor.types import Shaped, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Elements, Fixed, Tracked
 
 
-def _standardise(x: Node, axes: tuple[int, ...], eps: float) -> tuple[Node, Node, Node]:
-    """x less its mean, over its standard deviation, along axes; and mean and variance, with the axes kept as ones."""
-    n = float(count(tuple(x.shape[i] for i in axes)))
-    mean = b.reduce("reduce_sum", x, axes, keepdims=True)
-    mean = b.divide(mean, b.like(mean, n))
-    off = b.subtract(x, mean)
-    variance = b.reduce("reduce_sum", b.multiply(off, off), axes, keepdims=True)
-    variance = b.divide(variance, b.like(variance, n))
-    return b.divide(off, make("sqrt", b.shift(variance, eps))), mean, variance
-
-
-def _layer_norm(x: Node, *rest: Any) -> Node:
-    *affine, shape, eps = rest
-    if x.shape[len(x.shape) - len(shape) :] != shape:
-        raise ShapeError(f"needs an input that ends in {shape}, got {x.shape}")
-    x = floating(x)
-    out, _, _ = _standardise(x, tuple(range(len(x.shape) - len(shape), len(x.shape))), eps)
-    for i, p in enumerate(affine):
-        p = b.convert(p, x.dtype)
-        out = b.multiply(out, p) if i == 0 else b.add(out, p)
-    return out
-
-
-LAYER_NORM = Op("layer_norm", _layer_norm)
-
-
-def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
-    """(x - mean) / sqrt(variance + eps) over the last axes, times weight, plus bias (Ba et al., 2016). Raises ShapeError.
-
-    >>> import katachi as kt
-    >>> kt.nn.functional.layer_norm(kt.tensor([[1.0, 3.0]]), 2, eps=0.0).tolist()
-    [[-1.0, 1.0]]
-    """
-    affine = [p for p in (weight, bias) if p is not None]
-    if weight is None and bias is not None:
-        raise ValueError("layer_norm: a bias needs a weight")
-    return apply(LAYER_NORM, (x, *affine), (as_shape(normalized_shape, "normalized_shape"), float(eps)))
-
-
-def _across(x: Node, channels: tuple[int, ...]) -> tuple[int, ...]:
-    """A per-channel shape that broadcasts over (N, C, ...)."""
-    return (1, *channels, *(1 for _ in x.shape[2:]))
-
-
-def _batch_norm(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Node, Node, Node]:
-    """Normalised by the batch, and the batch's mean and unbiased variance per channel."""
-    axes = (0, *range(2, len(x.shape)))
-    out, mean, variance = _standardise(x, axes, eps)
-    shape = _across(x, weight.shape)
-    out = b.add(b.multiply(out, b.reshape(weight, shape)), b.reshape(bias, shape))
-    n = count(tuple(x.shape[i] for i in axes))
-    if n < 2:
-        raise ShapeError(f"needs more than one value a channel to train, got {x.shape}")
-    unbiased = b.scale(b.reshape(variance, weight.shape), n / (n - 1))
-    return out, make("stop_gradient", b.reshape(mean, weight.shape)), make("stop_gradient", unbiased)
-
-
-def _batch_norm_fixed(x: Node, mean: Node, variance: Node, weight: Node, bias: Node, eps: float) -> Node:
-    shape = _across(x, weight.shape)
-    mean, variance, weight, bias = (b.reshape(b.convert(p, x.dtype), shape) for p in (mean, variance, weight, bias))
-    return b.add(b.multiply(b.divide(b.subtract(x, mean), make("sqrt", b.shift(variance, eps))), weight), bias)
-
-
-BATCH_NORM, BATCH_NORM_FIXED = Op("batch_norm", _batch_norm), Op("batch_norm", _batch_norm_fixed)
-
-
+@shape_vars("D")
 class LayerNorm(Module):
     """Normalises over the last axes, with a learned scale and shift.
 
@@ -89,18 +26,24 @@ class LayerNorm(Module):
     (2, 4)
     """
 
-    def __init__(self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True) -> None:
+    def __init__(
+        self, normalized_shape: Shaped[int, "D"] | tuple[int, ...], eps: float = 1e-5, elementwise_affine: bool = True
+    ) -> None:
         self.normalized_shape, self.eps = as_shape(normalized_shape, "normalized_shape"), eps
         self.weight = Parameter(ones(self.normalized_shape)) if elementwise_affine else None
         self.bias = Parameter(zeros(self.normalized_shape)) if elementwise_affine else None
 
-    def forward(self, x: Any) -> Any:
+    @shape_vars("*B")
+    def forward(
+        self, x: Tensor[Shaped[Any, "[*Elements[B], D]"], Fixed]
+    ) -> Tensor[Shaped[Any, "[*Elements[B], D]"], Tracked]:
         return layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def describe(self) -> str:
         return f"{self.normalized_shape}"
 
 
+@shape_vars("C")
 class BatchNorm2d(Module):
     """Normalises images (N, C, H, W) per channel (Ioffe and Szegedy, 2015): by the batch in training, when running
     statistics follow it with `momentum`; by these in evaluation.
@@ -110,14 +53,15 @@ class BatchNorm2d(Module):
     (2, 3, 4, 4)
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, num_features: Shaped[int, "C"], eps: float = 1e-5, momentum: float = 0.1) -> None:
         check_positive("BatchNorm2d", num_features=num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.weight, self.bias = Parameter(ones(num_features)), Parameter(zeros(num_features))
         self.running_mean, self.running_var = Buffer(zeros(num_features)), Buffer(ones(num_features))
         self.num_batches_tracked = Buffer(0)
 
-    def forward(self, x: Any) -> Any:
+    @shape_vars("B, H, W")
+    def forward(self, x: Tensor[Shaped[Any, "[B, C, H, W]"], Fixed]) -> Tensor[Shaped[Any, "[B, C, H, W]"], Tracked]:
         if x.ndim != 4 or x.shape[1] != self.num_features:
             raise ShapeError(f"BatchNorm2d: needs input (N, {self.num_features}, H, W), got {x.shape}")
         if not self.training:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from katachi.nn import functional as F
 from katachi.nn.module import Module
+from katachi.tensor.types import _G, _S, Shaped, shape_vars
+
+if TYPE_CHECKING:
+    from katachi.tensor.shape_rules import first_size, rest_size
+    from katachi.tensor.tensor import Tensor
 
 
 class ReLU(Module):
     """max(x, 0)."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.relu(x)
 
 
@@ -21,28 +26,31 @@ class GELU(Module):
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.gelu(x, self.approximate)
 
 
 class Tanh(Module):
     """The hyperbolic tangent."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.tanh(x)
 
 
 class Sigmoid(Module):
     """1 / (1 + exp(-x))."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.sigmoid(x)
 
 
 class Flatten(Module):
     """All axes but the first as one: (N, ...) becomes (N, M)."""
 
-    def forward(self, x: Any) -> Any:
+    @shape_vars("*A")
+    def forward(
+        self, x: Tensor[Shaped[Any, "A"], _G]
+    ) -> Tensor[Shaped[tuple[int, int], "[first_size(A), rest_size(A)]"], _G]:
         return x.flatten(1)
 
 
@@ -54,7 +62,7 @@ class Dropout(Module):
             raise ValueError(f"Dropout: p is a probability, got {p}")
         self.p = p
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.dropout(x, self.p, self.training)
 
     def describe(self) -> str:

@@ -48,12 +48,16 @@ class AdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        check_range("AdamW", "lr", lr, 0.0)
-        check_range("AdamW", "eps", eps, 0.0)
-        check_range("AdamW", "weight_decay", weight_decay, 0.0)
-        for i, beta in enumerate(betas):
-            check_range("AdamW", f"betas[{i}]", beta, 0.0, 1.0)
         super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        name = type(self).__name__
+        check_range(name, "eps", group["eps"], 0.0)
+        if len(group["betas"]) != 2:
+            raise ValueError(f"{name}: betas are two numbers, got {group['betas']!r}")
+        for i, beta in enumerate(group["betas"]):
+            check_range(name, f"betas[{i}]", beta, 0.0, 1.0)
 
     def numbers(self, group: Mapping[str, Any], step: int) -> tuple[float, ...]:
         (b1, b2), lr = group["betas"], float(group["lr"])

@@ -35,16 +35,29 @@ class Optimizer:
             if not isinstance(g, Mapping) or "params" not in g:
                 what = f"the keys {', '.join(map(repr, g))}" if isinstance(g, Mapping) else type(g).__name__
                 raise ValueError(f'{type(self).__name__}: a group is a dict with "params", got {what}')
-        self.param_groups = [{**defaults, **g, "params": list(g["params"])} for g in groups]
+            if unknown := sorted(set(g) - {*defaults, "params"}):
+                raise ValueError(
+                    f"{type(self).__name__}: a group has no setting {unknown[0]!r}; there are {', '.join(defaults)}"
+                )
+        self.param_groups: list[dict[str, Any]] = [{**defaults, **g, "params": list(g["params"])} for g in groups]
+        for group in self.param_groups:
+            self.check(group)
         self.state: dict[int, dict[str, Any]] = {}
         seen: set[int] = set()
         for p in (p for g in self.param_groups for p in g["params"]):
             if not isinstance(p, Tensor) or p._cell is None or not p._aval.tracked:
                 what = p._aval if isinstance(p, Tensor) else type(p).__name__
-                raise GradientError(f"{type(self).__name__}: parameters and leaf variables can be optimised, not {what}")
+                raise GradientError(
+                    f"{type(self).__name__}: parameters and leaf variables can be optimised, not {what}"
+                )
             if id(p) in seen:
                 raise ValueError(f"{type(self).__name__}: a parameter occurs twice")
             seen.add(id(p))
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raises ValueError for settings that make no sense."""
+        check_range(type(self).__name__, "lr", group["lr"], 0.0)
+        check_range(type(self).__name__, "weight_decay", group["weight_decay"], 0.0)
 
     def flags(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         """Settings that are part of the program: its shape depends on them."""
@@ -116,7 +129,9 @@ class Optimizer:
                 )
             for name in self.states:
                 if tuple(values[name].shape) != p.shape:
-                    raise CheckpointError(f"load_state_dict: {name} of parameter {place} is {values[name].shape}, not {p.shape}")
+                    raise CheckpointError(
+                        f"load_state_dict: {name} of parameter {place} is {values[name].shape}, not {p.shape}"
+                    )
             new[id(p)] = {n: leaf(Tensor, values[n], p.dtype, p.device, tracked=False) for n in self.states}
             new[id(p)]["step"] = int(values["step"])
         self.state = new

@@ -16,7 +16,9 @@ def _plain(p: Node, g: Node, lr: Node, decay: Node) -> tuple[Node, ...]:
     return (b.subtract(p, b.multiply(lr, g)),)
 
 
-def _momentum(p: Node, g: Node, velocity: Node, lr: Node, decay: Node, momentum: Node, nesterov: bool) -> tuple[Node, ...]:
+def _momentum(
+    p: Node, g: Node, velocity: Node, lr: Node, decay: Node, momentum: Node, nesterov: bool
+) -> tuple[Node, ...]:
     g = b.add(g, b.multiply(p, decay))
     velocity = b.add(b.multiply(velocity, momentum), g)
     along = b.add(g, b.multiply(velocity, momentum)) if nesterov else velocity
@@ -24,7 +26,8 @@ def _momentum(p: Node, g: Node, velocity: Node, lr: Node, decay: Node, momentum:
 
 
 class SGD(Optimizer):
-    """p -= lr * (gradient + weight_decay * p), with momentum: v = momentum * v + gradient, p -= lr * v, as PyTorch has it.
+    """p -= lr * (gradient + weight_decay * p), with momentum: v = momentum * v + gradient, p -= lr * v, as PyTorch
+    has it.
 
     >>> import katachi as kt
     >>> v = kt.variable([1.0]); opt = kt.optim.SGD([v], lr=0.5); (v * v).sum().backward(); opt.step(); v.tolist()
@@ -39,14 +42,17 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        check_range("SGD", "lr", lr, 0.0)
-        check_range("SGD", "momentum", momentum, 0.0)
-        check_range("SGD", "weight_decay", weight_decay, 0.0)
-        if nesterov and not momentum:
-            raise ValueError("SGD: nesterov needs a momentum")
         self.states = ("momentum_buffer",) if momentum else ()
         self.update = _MOMENTUM if momentum else _PLAIN
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        super().check(group)
+        check_range("SGD", "momentum", group["momentum"], 0.0)
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("SGD: nesterov needs a momentum")
+        if group["momentum"] and not self.states:
+            raise ValueError("SGD: a momentum in one group needs one in the optimiser's own settings too")
 
     def flags(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         return (bool(group["nesterov"]),) if self.states else ()

@@ -48,7 +48,7 @@ def as_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
             array = array.astype(np.float32) if dtype is None else array
     if array.dtype.kind in "OSUMmVc" and not _is_half(array):
         raise DTypeError(f"tensor: cannot make a tensor of {_short(x)}: numbers and bools only, got {array.dtype}")
-    if dtype is not None and dtype.is_integer and array.dtype.kind in "iu":
+    if dtype is not None and dtype.is_integer and array.dtype.kind in "iu" and array.dtype != dtype.numpy:
         for n in (int(array.min(initial=0)), int(array.max(initial=0))):
             if not dtype.bounds[0] <= n <= dtype.bounds[1]:
                 raise OverflowError(f"tensor: {n} does not fit {dtype.name}")

@@ -102,7 +102,11 @@ class _Run:
     """One differentiation: its operands in the order in which the builders take them apart."""
 
     def __init__(
-        self, roots: Sequence[Handle], seeds: Sequence[Handle | None], wanted: Sequence[Handle], accumulate: bool,
+        self,
+        roots: Sequence[Handle],
+        seeds: Sequence[Handle | None],
+        wanted: Sequence[Handle],
+        accumulate: bool,
         nested: bool = False,
     ) -> None:
         self.trace = t = current()
@@ -132,7 +136,8 @@ class _Run:
             len(self.roots),
             tuple([s is not None for s in self.seeds]),
             tuple([
-                (tape.template, tape.consumed, tuple([place.get(id(h._origin), -1) for h in tape.links])) for tape in tapes
+                (tape.template, tape.consumed, tuple([place.get(id(h._origin), -1) for h in tape.links])) for tape in
+                tapes
             ]),
             tuple(self.occurrences),
             tuple([g is not None for g in self.old]),
@@ -173,7 +178,9 @@ class _Graph:
         self.tapes = run.tapes
         self.own = [n for p in t.entry.path() for n in p.leaf_nodes]
         at_leaf: list[list[Node]] = [[] for _ in run.leaves]
-        for n, leaf in zip([*self.own, *e.leaf_nodes], [*t.leaves, *[h for h in fresh if h._origin is LEAF]], strict=True):
+        for n, leaf in zip(
+            [*self.own, *e.leaf_nodes], [*t.leaves, *[h for h in fresh if h._origin is LEAF]], strict=True
+        ):
             at_leaf[run.number[id(leaf)]].append(n)
         for tape, copies in zip(run.tapes, u.leaf_nodes, strict=True):
             for (_, i), n in zip(tape.template.leaves, copies, strict=True):
@@ -181,7 +188,7 @@ class _Graph:
         for ns in at_leaf:  # all that is a leaf's value flows together at its first node
             u.links.update({n: ns[0] for n in ns[1:] if n is not ns[0]})
         self.at_leaf = [ns[0] if ns else None for ns in at_leaf]
-        self.wanted = [
+        self.wanted: list[Any] = [
             self.at_leaf[i] if i >= 0 else u.links.get(n, n) for n, i in zip(wanted, layout.wanted, strict=True)
         ]
 
@@ -254,7 +261,9 @@ class _Graph:
         return outputs
 
 
-def _build_backward(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
+def _build_backward(
+    t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any
+) -> tuple[Node, ...]:
     graph = _Graph(t, e, fresh, nodes, Layout(*fields))
     ct, found = graph.pull_back()
     reached, results = [], []
@@ -268,7 +277,9 @@ def _build_backward(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence
     return tuple(results)
 
 
-def _build_gradients(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
+def _build_gradients(
+    t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any
+) -> tuple[Node, ...]:
     layout = Layout(*fields)
     graph = _Graph(t, e, fresh, nodes, layout)
     ct, found = graph.pull_back(until=frozenset(graph.wanted) if len(graph.wanted) == 1 else frozenset())

@@ -38,7 +38,9 @@ class Explanation:
         return max((f.program.plan.bytes for f in self.flushes), default=0)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.flushes)} flushes, {self.programs_built} programs built, memory peak {self.peak_bytes:,} B"]
+        lines = [
+            f"{len(self.flushes)} flushes, {self.programs_built} programs built, memory peak {self.peak_bytes:,} B"
+        ]
         for i, f in enumerate(self.flushes):
             p = f.program
             lines.append(

@@ -19,8 +19,9 @@ from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import _G, Shaped, like, shape_vars
 
 if TYPE_CHECKING:
+    from katachi.tensor.shape_rules import item_shape
     from katachi.tensor.tensor import Tensor
-    from katachi.tensor.types import Elements
+    from katachi.tensor.types import IntTuple
 
 INT = "int"  # stands in an index's attributes where an int operand goes
 
@@ -150,9 +151,10 @@ def _inside(x: Any, axis: int, index: Any) -> int:
     return i if i >= 0 else i + size
 
 
-@shape_vars("N, *A")
-def iterate(x: Tensor[Shaped[Any, "[N, *Elements[A]]"], _G], /) -> Iterator[Tensor[Shaped[Any, "A"], _G]]:
+@shape_vars("*A")
+def iterate(x: Tensor[Shaped[Any, "A"], _G], /) -> Iterator[Tensor[Shaped[Any, "item_shape(A, IntTuple[0])"], _G]]:
     """The items along the first axis. Raises ShapeError for a scalar."""
     if not x.shape:
         raise ShapeError("iteration: a scalar has no axes; use .item() for its value")
-    return (getitem(x, i) for i in range(x.shape[0]))
+    rows: Iterator[Any] = (getitem(x, i) for i in range(x.shape[0]))
+    return rows

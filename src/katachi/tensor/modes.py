@@ -29,7 +29,8 @@ def modes(grad: bool = True, eager: bool = False, device: str | None = None) -> 
 
 
 class Default:
-    """The device of tensors made in threads that have not chosen one. The reference, until the CPU compiler is complete."""
+    """The device of tensors made in threads that have not chosen one. The reference, until the CPU compiler is
+    complete."""
 
     device = "reference"
 

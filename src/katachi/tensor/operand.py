@@ -59,10 +59,9 @@ def as_axes(axis: int | tuple[int, ...] | None, rank: int) -> tuple[int, ...]:
 
 def as_shape(shape: Any, what: str = "shape") -> Shape:
     """A tuple of sizes from an int, a tuple or a list; raises DTypeError, ShapeError."""
-    if isinstance(shape, (int, np.integer)) and not isinstance(shape, bool):
-        shape = (shape,)
+    given: Any = (shape,) if isinstance(shape, (int, np.integer)) and not isinstance(shape, bool) else shape
     try:
-        sizes = tuple(operator.index(n) for n in shape)
+        sizes = tuple(operator.index(n) for n in given)
     except TypeError:
         raise DTypeError(f"{what} must be ints, got {shape!r}") from None
     for n in sizes:

@@ -1,7 +1,7 @@
 """What a flush leaves behind for a later backward pass, and how that pass takes it up again.
 
-A flush that computes tracked values which no backward has consumed tries the backward pass out and keeps the values that
-its rules ask for. Its graph stays too, as a template that all iterations share; a tape is the template with one
+A flush that computes tracked values which no backward has consumed tries the backward pass out and keeps the values
+that its rules ask for. Its graph stays too, as a template that all iterations share; a tape is the template with one
 iteration's values. Differentiating a taped value copies the template's nodes into the current trace and lets the kept
 values stand for them.
 """
@@ -76,7 +76,8 @@ class Tape:
         self.serial = next(_serials)
 
     def tracked(self) -> list[Handle]:
-        """The kept values as handles that belong to this tape, so that what is computed from them can be differentiated."""
+        """The kept values as handles that belong to this tape, so that what is computed from them can be
+        differentiated."""
         handles = [handle(Handle, n.aval, h._value) for n, h in zip(self.template.kept, self.kept, strict=True)]
         for n, h in zip(self.template.kept, handles, strict=True):
             if n.tracked:
@@ -146,7 +147,9 @@ class Finish:
         if not self.roots:
             return lambda node: gone
         extra = iter(buffers[self.first_extra :])
-        kept = [_constant(n, t.values[n.attrs["slot"]] if n.primitive == "input" else next(extra)) for n in template.kept]
+        kept = [
+            _constant(n, t.values[n.attrs["slot"]] if n.primitive == "input" else next(extra)) for n in template.kept
+        ]
         scalars = [t.scalars[n.attrs["slot"]] for n in template.scalars]
         links = [t.handles[link.handle] for link in template.links]
         whole = Tape(template, kept, scalars, links, leaves)
@@ -174,14 +177,27 @@ def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
 
 
 CHEAP = frozenset(
-    ["broadcast_in_dim", "reshape", "transpose", "slice", "reverse", "convert", "negate", "abs", "sign", "not", "and", "or"]
+    [
+        "broadcast_in_dim",
+        "reshape",
+        "transpose",
+        "slice",
+        "reverse",
+        "convert",
+        "negate",
+        "abs",
+        "sign",
+        "not",
+        "and",
+        "or",
+    ]
     + ["add", "subtract", "multiply", "maximum", "minimum", "compare", "select", "iota", "constant"]
 )
 
 
 def _cheaper(asked: set[Node]) -> set[Node]:
-    """What to keep so that the values asked for can be had without much work: instead of a value that is cheap to compute
-    again its inputs, where those are kept anyway or take no more memory."""
+    """What to keep so that the values asked for can be had without much work: instead of a value that is cheap to
+    compute again its inputs, where those are kept anyway or take no more memory."""
     heap = [(-n.serial, n) for n in asked]
     heapq.heapify(heap)
     wanted, kept = set(asked), set()

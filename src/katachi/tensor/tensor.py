@@ -157,7 +157,9 @@ class Tensor(Handle, Generic[S, G]):
 
     # ---- state
     @property
-    def grad(self: Tensor[_S, Tracked]) -> Tensor[_S, Any] | None:
+    def grad(
+        self: Tensor[_S, Tracked],
+    ) -> Tensor[_S, Any] | Any:  # None before the first backward; nobody asks again at every use
         """The gradient that backward() calls have added up, or None. Raises GradientError for a constant."""
         if not self._aval.tracked:
             raise GradientError(
@@ -309,6 +311,10 @@ class Tensor(Handle, Generic[S, G]):
     __ge__ = elementwise.greater_equal
     __getitem__ = indexing.getitem
     __iter__ = indexing.iterate
+
+    if TYPE_CHECKING:
+
+        def __contains__(self, x: Any) -> bool: ...
 
     @like(reflected)
     def __radd__(self, other: Any) -> Any:

@@ -1,9 +1,9 @@
 """Pending work. A thread's trace is a walk along a tree of entries that earlier walks have left behind.
 
-An entry is one operation on slots; a path from the root is one possible trace, and every entry keeps the nodes it stands
-for. Each call is compared with the entry that followed last time: equal means one step along the tree and nothing is
-built. At a difference another known entry is taken, or a new one is added and its nodes are made. A flush runs the program
-that belongs to the entry reached and to the set of handles still alive.
+An entry is one operation on slots; a path from the root is one possible trace, and every entry keeps the nodes it
+stands for. Each call is compared with the entry that followed last time: equal means one step along the tree and
+nothing is built. At a difference another known entry is taken, or a new one is added and its nodes are made. A flush
+runs the program that belongs to the entry reached and to the set of handles still alive.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class Entry:
     """One operation of a trace, and what followed it."""
 
     __slots__ = (
-        "aliases", "attrs", "children", "consumed", "cost", "end", "extra", "first", "flushes", "hot", "imports", "leaf_nodes", "modes",
-        "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "sites", "wants", "writes",
+        "aliases", "attrs", "children", "consumed", "cost", "end", "extra", "first", "flushes", "hot", "imports",
+        "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "sites",
+        "wants", "writes",
     )  # fmt: skip
 
     op: Op
@@ -236,8 +237,8 @@ def apply(
     if e.imports:
         fresh = t.fresh
         t.handles.extend(fresh)
-        t.values.extend([x._value for x in fresh])
-        t.pending_bytes += sum([x._value.array.nbytes for x in fresh if x._cell is None])
+        t.values.extend([x._value for x in fresh])  # type: ignore[misc]  # what enters has been computed
+        t.pending_bytes += sum([x._value.array.nbytes for x in fresh if x._cell is None])  # type: ignore[union-attr]
         t.leaves.extend([x for x in fresh if x._origin is LEAF])
     t.entry.hot = e
     t.entry = t.last = e
@@ -272,7 +273,7 @@ def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[An
     try:
         frame = sys._getframe(2)
         for code, offset in e.sites:
-            if frame.f_code is not code or frame.f_lasti != offset:
+            if frame.f_code is not code or frame.f_lasti != offset:  # type: ignore[union-attr]  # as deep as recorded
                 return False
             frame = frame.f_back  # type: ignore[assignment]
         for x, want in zip(operands, e.wants):  # noqa: B905 - lengths were compared

@@ -46,10 +46,11 @@ FLAT = frozenset(
 
 
 def power_base(v: View) -> Node:
-    """d(a ** e) / da = e a ** (e - 1), and 0 where e is 0."""
+    """d(a ** e) / da = e a ** (e - 1), and 0 where e is 0: also where a is 0 or NaN, and in derivatives of this."""
     a, e = v.x(0), v.x(1)
-    slope = b.multiply(e, make("power", a, b.shift(e, -1.0)))
-    return b.select(b.compare(e, "EQ", b.like(e, 0.0)), b.like(e, 0.0), slope)
+    safe = make("not", b.compare(e, "EQ", b.like(e, 0.0)))
+    safe = make("or", safe, b.compare(make("abs", a), "GT", b.like(a, 0.0)))
+    return b.multiply(e, make("power", b.select(safe, a, b.like(a, 1.0)), b.shift(e, -1.0)))
 
 
 def power_exponent(v: View) -> Node:
@@ -84,7 +85,9 @@ def scatter_winners(v: View) -> Node:
     line = make("iota", shape=(count(update.shape),), dtype=int64, dimension=0, device=x.device)
     mine = b.reshape(line, update.shape)
     nobody = b.full(-1, x.shape, int64, x.device)
-    return b.compare(make("gather", make("scatter", nobody, index, mine, combine="set", **where), index, **where), "EQ", mine)
+    return b.compare(
+        make("gather", make("scatter", nobody, index, mine, combine="set", **where), index, **where), "EQ", mine
+    )
 
 
 def window_gather(v: View, u: Node) -> Node:

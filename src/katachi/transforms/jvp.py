@@ -11,7 +11,7 @@ from katachi.transforms import derivatives as d
 from katachi.transforms.view import View
 from katachi.transforms.vjp import itself
 
-Tangents = Sequence["Node | None"]
+Tangents = Sequence[Node | None]
 Rule = Callable[[View, Tangents], "Node | None"]
 
 
@@ -130,8 +130,8 @@ JVP: dict[str, Rule] = {
 def forward(
     tangents: dict[Node, Node], order: Sequence[Node], links: dict[Node, Node] | None = None
 ) -> dict[Node, Node]:
-    """Tangents of every node of `order` (topological) that those of `tangents` reach; an input node of `links` takes the
-    tangent of the older node whose value it carries."""
+    """Tangents of every node of `order` (topological) that those of `tangents` reach; an input node of `links` takes
+    the tangent of the older node whose value it carries."""
     out: dict[Node, Node] = dict(tangents)
     for node in order:
         if links and node in links and links[node] in out:

@@ -78,7 +78,8 @@ def _reduce_extreme(g: Node, v: View) -> Node:
 
 
 def _dot_general(side: int) -> Rule:
-    """g has axes (batch, free of a, free of b); contract it with the other operand's free axes, then put axes in place."""
+    """g has axes (batch, free of a, free of b); contract it with the other operand's free axes, then put axes in
+    place."""
 
     def rule(g: Node, v: View) -> Node:
         mine, other = v.like(side), v.x(1 - side)
@@ -104,7 +105,8 @@ def _dot_general(side: int) -> Rule:
 
 
 def _convolution_input(g: Node, v: View) -> Node:
-    """The transposed convolution: g dilated by the strides, the kernel reversed, channels exchanged within each group."""
+    """The transposed convolution: g dilated by the strides, the kernel reversed, channels exchanged within each
+    group."""
     x, w, a = v.like(0), v.x(1), v.attrs
     if 0 in x.shape:
         return b.like(x, 0.0)
@@ -263,10 +265,10 @@ def backward(
 ) -> dict[Node, Node]:
     """Cotangents of every tracked node that `seeds` reach, as nodes.
 
-    `order` lists the graph topologically; it is walked from its end. `value(n)` is the node that stands for n's value in
-    the program being built (n itself where the forward pass is part of it). `links` maps nodes to older ones that have
-    the same value: what flows into the former goes to the latter. `visit` is called with each node whose rules run. The
-    walk does not pass the nodes of `until`.
+    `order` lists the graph topologically; it is walked from its end. `value(n)` is the node that stands for n's
+    value in the program being built (n itself where the forward pass is part of it). `links` maps nodes to older
+    ones that have the same value: what flows into the former goes to the latter. `visit` is called with each node
+    whose rules run. The walk does not pass the nodes of `until`.
     """
     links = links or {}
     pots: dict[Node, _Pot] = {}

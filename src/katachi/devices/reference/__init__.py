@@ -1,7 +1,7 @@
 """The reference device: the truth that every other device is tested against.
 
-`REFERENCE[primitive](*arrays, **attributes)` is the definition of a primitive in NumPy, one obvious way each. Floats are
-computed in float64 inside where rounding on the way would be a matter of taste, and rounded once.
+`REFERENCE[primitive](*arrays, **attributes)` is the definition of a primitive in NumPy, one obvious way each. Floats
+are computed in float64 inside where rounding on the way would be a matter of taste, and rounded once.
 """
 
 from katachi.devices.reference.elementwise import ELEMENTWISE

@@ -27,10 +27,10 @@ def philox(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> 
 
 
 def _rng_bits(seed: Array, call: Array, *, shape: tuple[int, ...]) -> Array:
-    n, seed, call = int(np.prod(shape)), int(seed) & _MASK, int(call) & _MASK  # signed or not, 64 bits are 64 bits
+    n, key, draw = int(np.prod(shape)), int(seed) & _MASK, int(call) & _MASK  # signed or not, 64 bits are 64 bits
     block = np.arange((n + 3) // 4, dtype=np.uint64)
-    call_words = [np.full_like(block, w) for w in (call & 0xFFFFFFFF, call >> 32)]
-    words = philox((block & _LOW, block >> _HALF, *call_words), (seed & 0xFFFFFFFF, seed >> 32))  # type: ignore[arg-type]
+    call_words = [np.full_like(block, w) for w in (draw & 0xFFFFFFFF, draw >> 32)]
+    words = philox((block & _LOW, block >> _HALF, *call_words), (key & 0xFFFFFFFF, key >> 32))  # type: ignore[arg-type]
     return np.stack(words, -1).reshape(-1)[:n].reshape(shape)
 
 
