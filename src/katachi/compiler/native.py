@@ -15,7 +15,9 @@ from katachi.errors import IndexBoundsError
 from katachi.graph.node import Node, toposort
 from katachi.kernels.lower import lowerable
 
-FORMATS: dict[str, Any] = {"float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?"}
+FORMATS: dict[str, Any] = {
+    "float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?",
+}  # fmt: skip
 CELL = 8  # bytes a host number has in memory
 
 
@@ -105,7 +107,8 @@ class NativeProgram:
 
     def summary(self) -> str:
         native = [g.kind for g in self.groups if g.kind != "reference"]
-        text = f"{len(native)} kernel launches ({native.count('matmul')} matmuls), {self.kernels_compiled} kernels compiled"
+        text = f"{len(native)} kernel launches ({native.count('matmul')} matmuls), "
+        text += f"{self.kernels_compiled} kernels compiled"
         if self.reference_steps:
             text += f"; on the reference device, for want of a lowering: {', '.join(sorted(set(self.reference_steps)))}"
         return text

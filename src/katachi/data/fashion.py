@@ -17,7 +17,8 @@ _PARTS = (("train", 60_000), ("t10k", 10_000))
 
 
 def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> tuple[TensorDataset, TensorDataset]:
-    """60,000 training and 10,000 test images of clothing (Xiao et al., 2017): float32 (1, 28, 28) in [0, 1], int64 labels.
+    """60,000 training and 10,000 test images of clothing (Xiao et al., 2017): float32 (1, 28, 28) in [0, 1], and
+    int64 labels.
 
     Read from `folder`, else from the folder that KATACHI_FASHION_MNIST names, else from Debian's package. Raises
     FileNotFoundError that says how to get the files, ValueError for a file that is damaged.
@@ -37,8 +38,9 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An array of bytes in LeCun's idx format: two zeros, 8 (unsigned byte), the rank, the sizes, the elements."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"fashion_mnist: no {path}. On Debian and Ubuntu: apt-get install dataset-fashion-mnist. Elsewhere put the "
-            f"four *-ubyte.gz files of the data set into a folder and name it: fashion_mnist(folder), or {FOLDER_VARIABLE}"
+            f"fashion_mnist: no {path}. On Debian and Ubuntu: apt-get install dataset-fashion-mnist. Elsewhere put "
+            "the four *-ubyte.gz files of the data set into a folder and name it: fashion_mnist(folder), or "
+            f"{FOLDER_VARIABLE}"
         )
     try:
         with gzip.open(path) as file:

@@ -1,8 +1,8 @@
 """The first column of the table: every primitive with its shape and dtype rule.
 
 A rule takes the inputs' Avals and the attributes and returns (shape, dtype), or raises ShapeError or DTypeError saying
-what it expected; `tensor/trace.py` puts the operation and its operands in front. Names and meanings are StableHLO's where
-it has them. Operands of element-wise primitives have one shape and one dtype: broadcasting and conversion are nodes.
+what it expected; `tensor/trace.py` puts the operation and its operands in front. Names and meanings are StableHLO's
+where it has them. Operands of element-wise primitives have one shape and one dtype: broadcasting and conversion are nodes.
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ def _argmax(x: Aval, *, axis: int) -> tuple[Shape, DType]:
 
 @_rule("dot_general")
 def _dot_general(a: Aval, b: Aval, *, batch: tuple, contract: tuple) -> tuple[Shape, DType]:
-    """Sum of products over `contract` = (axes of a, axes of b), for each index of `batch`; then a's free axes, then b's."""
+    """Sum of products over `contract` = (axes of a, axes of b), for each index of `batch`. The result's axes: `batch`, a's
+    free axes, b's free axes."""
     if a.dtype is not b.dtype or a.dtype.kind == "bool":
         raise DTypeError(f"needs operands of one numeric dtype, got {a.dtype.name} and {b.dtype.name}")
     for what, (left, right) in (("batch", batch), ("contracted", contract)):
@@ -301,8 +302,8 @@ def _reduce_window_gradient(x: Aval, g: Aval, *, window: Shape, strides: Shape, 
 
 @_rule("gather")
 def _gather(x: Aval, index: Aval, *, axes: tuple[int, ...], batch: int) -> tuple[Shape, DType]:
-    """x at index[..., i] along axes[i]: shape x[:batch] + index[batch:-1] + the rest of x. The first `batch` axes of both
-    go in step. Every index lies in 0 <= i < size, else IndexBoundsError when computed."""
+    """x at index[..., i] along axes[i]: shape x[:batch] + index[batch:-1] + the rest of x. The first `batch` axes of
+    both go in step. Every index lies in 0 <= i < size, else IndexBoundsError when computed."""
     if not index.dtype.is_integer:
         raise DTypeError(f"needs integer indices, got {index.dtype.name}")
     if not all(map(same, x.shape[:batch], index.shape[:batch])):

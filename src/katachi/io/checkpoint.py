@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -64,7 +63,8 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Take up what `save_checkpoint` wrote; returns `{"step": ..., "extra": ...}`.
 
-    Raises CheckpointError for another kind of file, and for one without a part that is asked for; OSError without a file.
+    Raises CheckpointError for another kind of file, and for one without a part that is asked for, OSError
+    without a file.
     """
     tensors, note = load_safetensors(path), _note(path)
     for name, part in (("optimizer", optimizer), ("scheduler", scheduler), ("loader", loader)):

@@ -12,8 +12,8 @@ from katachi.tensor import elementwise, reduce
 def clip_grad_norm_(parameters: Iterable[Any], max_norm: float) -> Any:
     """Scale all gradients together so that their common 2-norm is at most `max_norm`; returns the norm before.
 
-    Nothing is computed here: scaling joins the step's program. Raises ValueError for a negative norm, GradientError when
-    no parameter has a gradient.
+    Nothing is computed here: scaling joins the step's program. Raises ValueError for a negative norm, GradientError
+    when no parameter has a gradient.
 
     >>> import katachi as kt
     >>> v = kt.variable([3.0, 4.0]); (v * v).sum().backward()

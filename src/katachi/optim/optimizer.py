@@ -19,8 +19,8 @@ class Optimizer:
     """Base of the optimisers. `param_groups` is a list of dicts with "params" and the settings, which may be changed
     between steps: numbers are read at every step and never recompile anything.
 
-    A subclass gives `update`, an Op on (parameters, gradients, states..., numbers...), `states`, the names of its state,
-    and `numbers(group, step)`, the host numbers of a step.
+    A subclass gives `update`, an Op on (parameters, gradients, states..., numbers...), `states`, the names of its
+    state, and `numbers(group, step)`, the host numbers of a step.
     """
 
     update: Op
@@ -75,8 +75,8 @@ class Optimizer:
     def step(self, grads: dict[Any, Any] | None = None) -> None:
         """Update every parameter that has a gradient, and compute: all that is pending runs as one program.
 
-        Gradients come from `.grad`, None afterwards, or from the store `grads` that kt.gradients gave, empty afterwards.
-        If computing fails, nothing has changed.
+        Gradients come from `.grad`, None afterwards, or from the store `grads` that kt.gradients gave, empty
+        afterwards. If computing fails, nothing has changed.
         """
         taken = []
         for group in self.param_groups:

@@ -44,8 +44,8 @@ class Explanation:
         for i, f in enumerate(self.flushes):
             p = f.program
             lines.append(
-                f"  {i}: {f.entries} operations, {'built' if f.built else 'found'}; plan {p.plan.arena:,} B of temporaries "
-                f"+ {p.plan.output:,} B of results; {p.summary()}"
+                f"  {i}: {f.entries} operations, {'built' if f.built else 'found'}; "
+                f"plan {p.plan.arena:,} B of temporaries + {p.plan.output:,} B of results; {p.summary()}"
             )
         return "\n".join(lines)
 

@@ -56,7 +56,7 @@ def _changed(**to: object) -> Iterator[None]:
         trace.modes = before
 
 
-def no_grad():  # noqa: ANN201 - a context manager that is also a decorator
+def no_grad():
     """Within it, results are constants and nothing is kept for a backward pass.
 
     >>> import katachi as kt
@@ -66,12 +66,12 @@ def no_grad():  # noqa: ANN201 - a context manager that is also a decorator
     return _changed(grad=False)
 
 
-def eager():  # noqa: ANN201
+def eager():
     """Within it, every operation is computed at once: slow, and good for finding the line that goes wrong."""
     return _changed(eager=True)
 
 
-def device(name: str):  # noqa: ANN201
+def device(name: str):
     """Within it, new tensors live on the named device: "cpu" or "reference". Raises DeviceError.
 
     >>> import katachi as kt

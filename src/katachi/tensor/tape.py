@@ -190,8 +190,16 @@ CHEAP = frozenset(
         "not",
         "and",
         "or",
+        "add",
+        "subtract",
+        "multiply",
+        "maximum",
+        "minimum",
+        "compare",
+        "select",
+        "iota",
+        "constant",
     ]
-    + ["add", "subtract", "multiply", "maximum", "minimum", "compare", "select", "iota", "constant"]
 )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
-from katachi.errors import DeviceError, DTypeError, Error, GradientError
+from katachi.errors import DeviceError, DTypeError, Error
 from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
 from katachi.graph.node import Aval, Node, aval, next_serial
 from katachi.graph.primitives import input_node, make

@@ -40,8 +40,22 @@ DERIVATIVE: dict[str, Callable[[View], Node]] = {
 
 # Constant between jumps, or of integers: nothing flows through.
 FLAT = frozenset(
-    ["sign", "floor", "not", "and", "or", "xor", "shift_right_logical", "compare", "argmax", "iota", "rng_bits"]
-    + ["constant", "stop_gradient", "input"]
+    [
+        "sign",
+        "floor",
+        "not",
+        "and",
+        "or",
+        "xor",
+        "shift_right_logical",
+        "compare",
+        "argmax",
+        "iota",
+        "rng_bits",
+        "constant",
+        "stop_gradient",
+        "input",
+    ]
 )
 
 

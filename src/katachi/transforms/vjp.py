@@ -135,7 +135,7 @@ def _convolution_weight(g: Node, v: View) -> Node:
         return b.like(w, 0.0)
     groups, k = a["groups"], len(a["strides"])
     n, channels, *spatial = x.shape
-    out, per_in, *window = w.shape
+    _, per_in, *window = w.shape
     rest = tuple(range(3, 3 + k))
     x = b.transpose(b.reshape(x, (n, groups, channels // groups, *spatial)), (2, 1, 0, *rest))
     x = b.reshape(x, (per_in, groups * n, *spatial))
