@@ -2,7 +2,8 @@
 
 A rule takes the inputs' Avals and the attributes and returns (shape, dtype), or raises ShapeError or DTypeError saying
 what it expected; `tensor/trace.py` puts the operation and its operands in front. Names and meanings are StableHLO's
-where it has them. Operands of element-wise primitives have one shape and one dtype: broadcasting and conversion are nodes.
+where it has them. Operands of element-wise primitives have one shape and one dtype: broadcasting and conversion are nodes
+of their own.
 """
 
 from __future__ import annotations
@@ -238,8 +239,8 @@ def _argmax(x: Aval, *, axis: int) -> tuple[Shape, DType]:
 
 @_rule("dot_general")
 def _dot_general(a: Aval, b: Aval, *, batch: tuple, contract: tuple) -> tuple[Shape, DType]:
-    """Sum of products over `contract` = (axes of a, axes of b), for each index of `batch`. The result's axes: `batch`, a's
-    free axes, b's free axes."""
+    """Sum of products over `contract` = (axes of a, axes of b), for each index of `batch`. The result's axes: `batch`,
+    a's free axes, b's free axes."""
     if a.dtype is not b.dtype or a.dtype.kind == "bool":
         raise DTypeError(f"needs operands of one numeric dtype, got {a.dtype.name} and {b.dtype.name}")
     for what, (left, right) in (("batch", batch), ("contracted", contract)):

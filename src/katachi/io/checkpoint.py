@@ -32,7 +32,7 @@ def save_checkpoint(
     stands, the step, and whatever JSON can hold in `extra`. The old file stays whole until the new one is.
 
     >>> import tempfile, katachi as kt
-    >>> path, model = Path(tempfile.mkdtemp(), "run.safetensors"), kt.nn.Linear(2, 1)
+    >>> path, model = tempfile.mkdtemp() + "/run.safetensors", kt.nn.Linear(2, 1)
     >>> save_checkpoint(path, model=model, step=3)
     >>> load_checkpoint(path, model=model)["step"]
     3

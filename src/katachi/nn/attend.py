@@ -42,7 +42,8 @@ def scaled_dot_product_attention(
     query: Any, key: Any, value: Any, attn_mask: Any = None, is_causal: bool = False
 ) -> Any:
     """softmax(query key^T / sqrt(E)) value, for query (..., T, E), key (..., S, E), value (..., S, F) (Vaswani et al.,
-    2017). `attn_mask` is bool, true where a query may look; `is_causal` lets position t look at s <= t. Raises ShapeError.
+    2017). `attn_mask` is bool, true where a query may look; `is_causal` lets position t look at s <= t.
+    Raises ShapeError.
 
     >>> import katachi as kt
     >>> x = kt.ones((1, 3, 4)); kt.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True).shape
