@@ -7,10 +7,10 @@ from typing import Any
 
 from katachi.errors import GradientError
 from katachi.tensor import differentiate
+from katachi.tensor.apply import apply
 from katachi.tensor.elementwise import TRACK
 from katachi.tensor.signatures import gradient, pullback, pulled_values, pushforward, valued_gradient
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import apply
 from katachi.tensor.types import like
 
 

@@ -159,7 +159,7 @@ class NativeProgram:
             try:
                 part(self.address)
             except IndexBoundsError as error:
-                raise located(error, getattr(error, "site", None), "a kernel") from None
+                raise located(error, getattr(error, "node", None)) from None
 
     def _arrays(self, given: dict[int, Buffer]) -> list[Any]:
         """The values that reference steps touch, as arrays."""

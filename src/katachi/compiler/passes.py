@@ -81,7 +81,11 @@ def _rewrite(outputs: Outputs, change: Callable[[Node], Node]) -> list[Node]:
         inputs = tuple(new[x] for x in node.inputs)
         if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
             rebuilt = Node(node.primitive, inputs, node.attrs, node.aval)
-            rebuilt.site, rebuilt.serial = node.site, node.serial  # it takes the old one's place in the order
+            rebuilt.site, rebuilt.group, rebuilt.serial = (
+                node.site,
+                node.group,
+                node.serial,
+            )  # it takes the old one's place in the order
         else:
             rebuilt = node
         new[node] = change(rebuilt)

@@ -12,7 +12,7 @@ import numpy as np
 from katachi.devices.reference import REFERENCE
 from katachi.errors import Error
 from katachi.graph.node import Node
-from katachi.graph.site import describe
+from katachi.graph.site import Group, describe
 
 Array = np.ndarray[Any, Any]
 
@@ -31,12 +31,18 @@ class Step:
         try:
             return REFERENCE[self.node.primitive](*[env[r] for r in self.reads], **self.node.attrs)
         except Error as error:
-            raise located(error, self.node.site, self.node.primitive) from None
+            raise located(error, self.node) from None
 
 
-def located(error: Error, site: object, primitive: str) -> Error:
-    """The error with the primitive and the user's line; found later than the call, so the line must be said."""
-    return type(error)(f"{error} (in {primitive}, asked for at {describe(site)})")
+def located(error: Error, node: Node | None) -> Error:
+    """The error with the operation and the user's line; found later than the call, so the line must be said."""
+    if node is None:
+        return error
+    group = node.group
+    while isinstance(group, tuple):  # a copy of an earlier trace's node
+        group = group[-1]
+    name = group.name if isinstance(group, Group) else node.primitive
+    return type(error)(f"{name}: {error} (asked for at {describe(node.site)})")
 
 
 def nbytes(node: Node) -> int:

@@ -1,9 +1,9 @@
 """The first column of the table: every primitive with its shape and dtype rule.
 
 A rule takes the inputs' Avals and the attributes and returns (shape, dtype), or raises ShapeError or DTypeError saying
-what it expected; `tensor/trace.py` puts the operation and its operands in front. Names and meanings are StableHLO's
-where it has them. Operands of element-wise primitives have one shape and one dtype: broadcasting and conversion are nodes
-of their own.
+what it expected; `tensor/apply.py` puts the operation and its operands in front. Names and meanings are StableHLO's
+where it has them. Operands of element-wise primitives have one shape and one dtype: broadcasting and conversion are
+nodes of their own.
 """
 
 from __future__ import annotations

@@ -12,11 +12,20 @@ Site = tuple[CodeType, int]
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
+class Group:
+    """One operation that the user asked for: nodes of the same one share it."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class Origin(threading.local):
-    """What nodes made by this thread get: the user's line, and the number of the operation they belong to."""
+    """What nodes made by this thread get: the user's line, and the operation they belong to."""
 
     site: Site | None = None
-    group: object = None
+    group: object = Group("an operation")
 
 
 origin = Origin()

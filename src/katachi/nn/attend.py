@@ -10,8 +10,9 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.reduce import shifted
-from katachi.tensor.trace import Op, apply
 
 
 def _attention(q: Node, k: Node, v: Node, *rest: Any) -> Node:

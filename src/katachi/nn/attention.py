@@ -16,8 +16,9 @@ from katachi.nn.layers import Linear
 from katachi.nn.module import Module, check_positive
 from katachi.nn.normalize import LayerNorm
 from katachi.nn.simple import Dropout
+from katachi.tensor.apply import apply
 from katachi.tensor.elementwise import gelu
-from katachi.tensor.trace import Op, apply
+from katachi.tensor.entry import Op
 from katachi.tensor.types import Shaped, shape_vars
 
 if TYPE_CHECKING:

@@ -15,15 +15,16 @@ from katachi.nn.lookup import embedding as embedding
 from katachi.nn.norms import layer_norm as layer_norm
 from katachi.nn.signatures import affine, classification, convolution, distance, pooling
 from katachi.tensor import elementwise, reduce
+from katachi.tensor.apply import apply
 from katachi.tensor.elementwise import gelu as gelu
 from katachi.tensor.elementwise import leaky_relu as leaky_relu
 from katachi.tensor.elementwise import relu as relu
 from katachi.tensor.elementwise import sigmoid as sigmoid
 from katachi.tensor.elementwise import tanh as tanh
+from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_axis, floating
 from katachi.tensor.random import Generator, default_generator, keep_mask
 from katachi.tensor.reduce import log_softmax_of
-from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import _G, _S, Shaped, like, shape_vars
 
 if TYPE_CHECKING:

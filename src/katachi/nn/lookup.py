@@ -8,7 +8,8 @@ from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
-from katachi.tensor.trace import Op, apply
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 
 
 def _embedding(index: Node, weight: Node) -> Node:

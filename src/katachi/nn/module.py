@@ -104,6 +104,16 @@ class Module:
         def __call__(self, *args, **kwargs):
             return self.forward(*args, **kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        old = vars(self).get(name)
+        if isinstance(old, (Parameter, Buffer)) and isinstance(value, Tensor) and not isinstance(value, type(old)):
+            kind = type(old).__name__
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a {kind.lower()}: {name}.set(value) gives it a new value, "
+                f"nn.{kind}(value) replaces it"
+            )
+        object.__setattr__(self, name, value)
+
     # ---- what it is made of
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of every module in a field, and in lists, tuples and dicts in a field."""

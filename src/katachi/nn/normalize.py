@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from katachi.errors import ShapeError
 from katachi.nn.module import Buffer, Module, Parameter, check_positive
 from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, layer_norm
+from katachi.tensor.apply import apply
 from katachi.tensor.creation import ones, zeros
 from katachi.tensor.operand import as_shape
-from katachi.tensor.trace import apply
 from katachi.tensor.types import Shaped, shape_vars
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_shape, floating
-from katachi.tensor.trace import Op, apply
 
 
 def _standardise(x: Node, axes: tuple[int, ...], eps: float) -> tuple[Node, Node, Node]:

@@ -8,7 +8,7 @@ from typing import Any
 from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
-from katachi.tensor.trace import Op
+from katachi.tensor.entry import Op
 
 Update = Callable[..., tuple[Node, ...]]
 

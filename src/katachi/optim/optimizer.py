@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from katachi.errors import CheckpointError, GradientError
+from katachi.tensor.apply import apply
 from katachi.tensor.creation import leaf
+from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import handle
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Op, Write, apply, current, flush
+from katachi.tensor.trace import current, flush
 
 
 class Optimizer:

@@ -12,11 +12,13 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, bool_, float32, int64
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import constant, make
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.handle import LEAF, Cell, Handle, handle
 from katachi.tensor.modes import check_device
 from katachi.tensor.operand import as_shape
 from katachi.tensor.signatures import copying, counting, diagonal, filling, repeating, tracking
-from katachi.tensor.trace import Op, apply, current, settle
+from katachi.tensor.trace import current, settle
 from katachi.tensor.types import _S, Fixed, Shaped, like, shape_vars
 
 if TYPE_CHECKING:

@@ -9,9 +9,11 @@ from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import make
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import Entry, Op, Trace, apply, current
+from katachi.tensor.trace import Trace, current
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 

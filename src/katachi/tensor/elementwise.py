@@ -10,9 +10,10 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import as_dtype, bool_
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.operand import floating, unify
 from katachi.tensor.signatures import binary, choice, comparison
-from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import _G, _S, Fixed, like
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
 from katachi.tensor.signatures import indexing
-from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import _G, Shaped, like, shape_vars
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, promote
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.signatures import product
-from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import like
 
 

@@ -12,9 +12,10 @@ from katachi.graph.dtypes import promote
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import Shape, broadcast, count
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_axes, as_axis, as_shape, hashable
 from katachi.tensor.signatures import joining, permutation, reshaping, squeezing, stacking
-from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import _G, _S, Shaped, like, shape_vars
 
 if TYPE_CHECKING:

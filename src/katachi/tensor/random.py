@@ -13,9 +13,10 @@ from katachi.graph.dtypes import DType, as_dtype, float32, float64, int32, int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_shape
 from katachi.tensor.signatures import drawing
-from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import Shaped, like, shape_vars
 
 if TYPE_CHECKING:

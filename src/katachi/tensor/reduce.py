@@ -9,9 +9,10 @@ from katachi.graph.dtypes import bool_, int64, uint8, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_axes, as_axis, floating, hashable
 from katachi.tensor.signatures import reduction, variance, verdict
-from katachi.tensor.trace import Op, apply
 from katachi.tensor.types import _G, Shaped, like, shape_vars
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.transforms import vjp
 
 if TYPE_CHECKING:
-    from katachi.tensor.trace import Entry, Trace
+    from katachi.tensor.entry import Entry
+    from katachi.tensor.trace import Trace
 
 CONSUMED = (
     "its graph was consumed by an earlier backward(), which frees what it kept; "

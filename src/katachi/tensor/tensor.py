@@ -13,9 +13,11 @@ from katachi.graph.dtypes import DType, as_dtype
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import make
 from katachi.tensor import creation, differentiate, elementwise, indexing, linalg, movement, reduce
+from katachi.tensor.apply import Result, apply
+from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import Handle, handle
 from katachi.tensor.signatures import assigning, binary, expecting, pulling, reflected
-from katachi.tensor.trace import Op, Result, Write, apply, flush, settle
+from katachi.tensor.trace import flush, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
 
 if TYPE_CHECKING:

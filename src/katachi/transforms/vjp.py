@@ -8,6 +8,7 @@ from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
+from katachi.graph.site import origin
 from katachi.transforms import derivatives as d
 from katachi.transforms.view import View
 
@@ -285,6 +286,7 @@ def backward(
         else:
             pot.add(g, group)
 
+    asked_at = origin.site
     for node, seed in seeds.items():
         pour(node, seed, None)
     for node in reversed(order):
@@ -294,10 +296,12 @@ def backward(
         g = ct[node] = pot.sum()
         if visit:
             visit(node)
+        origin.site = node.site or asked_at  # what goes wrong in a gradient is blamed on the line it is the gradient of
         view = View(node, value)
         for i, x in enumerate(node.inputs):
             if x.tracked and (f := rule(node, i)) is not None:
                 pour(x, f(g, view), node.group)
+    origin.site = asked_at
     for node, pot in pots.items():
         if node not in ct:
             ct[node] = pot.sum()

@@ -74,7 +74,7 @@ def _raise(node: Node, value: int, size: int) -> None:
         f"{node.primitive} of {node.inputs[0].aval!r} with indices {node.inputs[1].aval!r}: "
         f"index {value} is outside an axis of size {size}"
     )
-    error.site = node.site  # type: ignore[attr-defined]
+    error.node = node  # type: ignore[attr-defined] # the program says whose line it was
     raise error
 
 

@@ -1,0 +1,106 @@
+"""What a trace is made of: operations, and the entries that record one operation each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from katachi.graph.dtypes import DType
+from katachi.graph.node import Aval, Node
+from katachi.graph.site import Site
+from katachi.tensor.modes import Modes
+from katachi.tensor.tape import Link
+
+
+class Op:
+    """An operation as the user knows it: a name for messages and what it builds of its operands' nodes.
+
+    `build(*nodes, *attrs)`, or `build(nodes, *attrs)` if variadic, returns a node or a tuple of nodes. `scalar` is the
+    dtype of operands that are Python numbers; without it they take that of the tensors beside them.
+    """
+
+    __slots__ = ("build", "contextual", "name", "scalar", "variadic")
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[..., Any],
+        *,
+        variadic: bool = False,
+        scalar: DType | None = None,
+        contextual: bool = False,
+    ) -> None:
+        self.name, self.build, self.variadic, self.scalar, self.contextual = name, build, variadic, scalar, contextual
+
+
+class Import(NamedTuple):
+    """What must be known of a computed tensor that enters a trace."""
+
+    aval: Aval
+    origin: Any  # None, LEAF or the template of its tape
+    node: Node | None
+    consumed: tuple[frozenset[Node], ...]
+    slot: int
+
+
+class Write(NamedTuple):
+    """Operand `cell` is state that takes the value of result `result`; the next result is the same, tracked."""
+
+    operand: int
+    result: int
+
+
+class Entry:
+    """One operation of a trace, and what followed it."""
+
+    __slots__ = (
+        "aliases", "attrs", "children", "consumed", "cost", "end", "extra", "first", "flushes", "hot", "imports",
+        "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "sites",
+        "wants", "writes",
+    )  # fmt: skip
+
+    op: Op
+    attrs: tuple[Any, ...]
+    wants: tuple[Any, ...]  # per operand: a slot, a class of Python number, or an Import
+    modes: Modes
+    sites: tuple[Site, ...]
+    parent: Entry | None
+    hot: Entry | None  # the child that was taken last
+    imports: tuple[Node, ...]
+    numbers: tuple[int, ...]  # operands that are Python numbers
+    ranges: tuple[tuple[int, int, int, str], ...]  # (operand, least, greatest, dtype) of integer ones
+    nodes: tuple[Node, ...]  # results
+    out_avals: tuple[Aval, ...]
+    cost: int  # nodes made for the path up to here
+    first: int  # slot of the first result
+    end: int  # first slot after this entry
+    leaf_nodes: tuple[Node, ...]  # nodes of this entry that are a leaf's value
+    writes: tuple[Write, ...]
+    consumed: frozenset[Node]  # nodes of the trace whose values a backward pass has used up
+    aliases: tuple[Link, ...]  # nodes that stand for values of older tapes' nodes
+    extra: Any  # what a contextual operation noted
+
+    def __init__(self, parent: Entry | None) -> None:
+        self.parent, self.hot = parent, None
+        self.children: dict[Any, Entry] = {}
+        self.programs: dict[Any, Any] = {}
+        self.first = self.end = self.cost = 0
+        self.imports, self.nodes, self.leaf_nodes, self.writes = (), (), (), ()
+        self.flushes, self.consumed, self.aliases = False, frozenset(), ()
+
+    def arrivals(self) -> list[Import]:
+        """What is known of each import."""
+        return [w for w in self.wants if w.__class__ is Import]
+
+    def path(self) -> list[Entry]:
+        """Entries from the first operation to this one."""
+        out: list[Entry] = []
+        entry: Entry | None = self
+        while entry is not None and entry.parent is not None:
+            out.append(entry)
+            entry = entry.parent
+        return out[::-1]
+
+    def slots(self) -> list[Node]:
+        """The node in every slot."""
+        return [n for e in self.path() for n in (*e.imports, *e.nodes)]
