@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from katachi.graph.dtypes import DType
-from katachi.graph.site import origin
+from katachi.graph.site import Site, origin
 from katachi.graph.sizes import Shape
 
 
@@ -56,7 +56,7 @@ class Node:
     inputs: tuple[Node, ...]
     attrs: Mapping[str, Any]
     aval: Aval
-    site: object  # the user's line, see graph/site.py
+    site: Site | None  # the user's line
     group: object  # the same for all nodes of one operation
 
     def __init__(self, primitive: str, inputs: tuple[Node, ...], attrs: Mapping[str, Any], aval: Aval) -> None:

@@ -21,7 +21,7 @@ from katachi.graph.site import Group, Site, frames, origin
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
-from katachi.tensor.trace import SPAN, Trace, local, flush, settle
+from katachi.tensor.trace import SPAN, Trace, flush, local, settle
 
 LARGEST_FLOAT = int(sys.float_info.max)
 MOST_NODES = 50_000  # pending at once
@@ -54,7 +54,9 @@ def apply(
             if not least <= operands[i] <= most:
                 for x in t.fresh:  # they have not entered the trace after all
                     x._slot = -1
-                raise OverflowError(f"{op.name}: {operands[i]} does not fit {name} ({least} to {most})")
+                raise OverflowError(
+                    f"{op.name}: {_brief(operands[i])} does not fit {name} ({_brief(least)} to {_brief(most)})"
+                )
         t.scalars.extend([operands[i] for i in e.numbers])
     if e.imports:
         fresh = t.fresh
@@ -84,6 +86,10 @@ def apply(
     if e.flushes:
         flush(t)
     return out
+
+
+def _brief(n: int) -> str:
+    return str(n) if -(1 << 64) <= n <= 1 << 64 else f"an int of {n.bit_length()} bits"
 
 
 def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...]) -> bool:
