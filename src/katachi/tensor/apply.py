@@ -1,7 +1,7 @@
 """One step of a trace's walk.
 
-Each call is compared with the entry that followed last time: equal means one step along the tree, and nothing is built. At
-a difference another known entry is taken, or a new one is added and its nodes are made.
+Each call is compared with the entry that followed last time: equal means one step along the tree, and nothing is built.
+At a difference another known entry is taken, or a new one is added and its nodes are made.
 """
 
 from __future__ import annotations
