@@ -45,3 +45,56 @@ def test_the_printing_loop_takes_at_most_a_third_more(activation: type[nn.Module
     assert silent > 100e6
     assert a == pytest.approx(b, rel=1e-5)
     assert printing <= 1.3 * silent, (printing / silent, printing, silent)
+
+
+def checkpointed(remember: bool, look: bool) -> tuple[int, list[Any]]:
+    """The second step's memory peak, and what it trained."""
+    with kt.device("cpu"):
+        kt.manual_seed(0)
+        blocks = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Dropout(0.1)) for _ in range(LAYERS)]
+        parameters = [p for block in blocks for p in block.parameters()]
+        optimizer = optim.SGD(parameters, lr=0.1)
+        x = kt.tensor(np.random.default_rng(0).standard_normal((ROWS // 4, WIDTH), np.float32))
+
+        def step() -> None:
+            h: Any = x
+            for block in blocks:
+                h = block(h) if remember else kt.checkpoint(block)(h)
+            loss = (h**2).mean()
+            if look:
+                loss.item()
+            loss.backward()
+            optimizer.step()
+
+        step()
+        told = kt.explain(step)
+        assert kt.explain(step).programs_built == 0
+        return told.peak_bytes, [p.numpy() for p in parameters]
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_a_checkpointed_network_is_the_plain_one_in_less_memory(look: bool) -> None:
+    plain, a = checkpointed(True, look)
+    small, b = checkpointed(False, look)
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    assert small < 0.75 * plain, (small, plain)
+
+
+def test_a_checkpointed_network_is_bit_for_bit_the_plain_one_on_the_reference() -> None:
+    def gradients(wrap: Any) -> Any:
+        kt.manual_seed(0)
+        blocks = [nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Dropout(0.2)) for _ in range(3)]
+        h: Any = kt.ones((4, 5))
+        for block in blocks:
+            h = wrap(block)(h)
+        (h * h).sum().backward()
+        return [p.grad.numpy() for block in blocks for p in block.parameters()]
+
+    for a, b in zip(gradients(lambda f: f), gradients(kt.checkpoint), strict=True):
+        np.testing.assert_array_equal(a, b)
+    x = kt.variable([0.3, 0.7])
+    cube = kt.checkpoint(lambda v: (v.tanh() ** 3).sum())
+    second = kt.grad(lambda v: kt.grad(cube)(v).sum())(x)
+    want = kt.grad(lambda v: kt.grad(lambda u: (u.tanh() ** 3).sum())(v).sum())(x)
+    np.testing.assert_allclose(second.numpy(), want.numpy(), rtol=1e-5)

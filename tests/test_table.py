@@ -22,10 +22,10 @@ LATER = {"convolution", "dynamic_slice", "dynamic_update_slice", "reduce_window"
 
 COLUMNS: dict[str, Iterable[str]] = {
     "definition": REFERENCE,
-    "vjp": {*VJP, *FLAT, "concatenate"},  # its rule depends on the number of operands
+    "vjp": {*VJP, *FLAT, "concatenate", "custom_gradient"},  # their rules depend on the number of operands
     "jvp": {*JVP, *FLAT},
-    "lowering": {*LOWERING, *TEMPLATES, *MARKS, *LATER},
-    "samples": SAMPLES,
+    "lowering": {*LOWERING, *TEMPLATES, *MARKS, "optimization_barrier", "custom_gradient", *LATER},
+    "samples": {*SAMPLES, "custom_gradient"},  # whose gradient is the user's: see test_functional.py
 }
 
 

@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from katachi.errors import GradientError
+from katachi.graph.node import aval
+from katachi.graph.primitives import hole, make
 from katachi.tensor import differentiate
 from katachi.tensor.apply import apply
 from katachi.tensor.elementwise import TRACK
+from katachi.tensor.entry import Op
+from katachi.tensor.modes import changed
 from katachi.tensor.signatures import gradient, pullback, pulled_values, pushforward, valued_gradient
 from katachi.tensor.tensor import Tensor
+from katachi.tensor.trace import current
 from katachi.tensor.types import like
 
 
@@ -126,6 +131,61 @@ def jvp(f: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, ...])
         raise GradientError(f"jvp: the function must return a tensor, got {type(y).__name__}")
     value, tangent = differentiate.jvp([y], wanted, tangents)
     return value, tangent
+
+
+HOLE = Op("custom_gradient", lambda shape, dtype, device: hole(aval(shape, dtype, device, False)))
+CUSTOM = Op("custom_gradient", lambda nodes, n: make("custom_gradient", *nodes, arguments=n), variadic=True)
+
+
+def custom_gradient(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f with a gradient of your own. f(*tensors) returns (y, pull): y is computed from constants, and pull(cotangent of
+    y) gives one gradient an argument, by operations on tensors (it cannot look at values: it is traced once, in advance).
+
+    Raises GradientError for gradients that do not match the arguments.
+
+    >>> import katachi as kt
+    >>> clipped = kt.custom_gradient(lambda x: (x * x, lambda g: kt.minimum(g * 2.0 * x, 1.0)))
+    >>> v = kt.variable([3.0]); clipped(v).sum().backward(); v.grad.tolist()
+    [1.0]
+    """
+
+    def run(*args: Any) -> Any:
+        if not all(isinstance(x, Tensor) for x in args):
+            raise GradientError(f"custom_gradient: arguments must be tensors, got {[type(x).__name__ for x in args]}")
+        with changed(eager=False):
+            y, pull = f(*[x.freeze() for x in args])
+            gap = apply(HOLE, (), (y.shape, y.dtype, y.device))
+            found = pull(gap)
+            found = found if isinstance(found, tuple) else (found,)
+            if len(found) != len(args):
+                raise GradientError(f"custom_gradient: {len(args)} arguments need as many gradients, got {len(found)}")
+            for i, (x, g) in enumerate(zip(args, found, strict=True)):
+                if not isinstance(g, Tensor) or g.shape != x.shape or g.dtype is not x.dtype:
+                    got = repr(g._aval) if isinstance(g, Tensor) else type(g).__name__
+                    raise GradientError(f"custom_gradient: the gradient of argument {i} must be {x._aval!r}, got {got}")
+            return apply(CUSTOM, (y, *args, gap, *found), (len(args),))
+
+    return run
+
+
+def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f with a smaller memory: what it computes on the way is not kept for the backward pass, but computed again there
+    (Chen et al., "Training deep nets with sublinear memory cost", 2016). Results and gradients are the same.
+
+    >>> import katachi as kt
+    >>> v = kt.variable([0.5]); kt.checkpoint(lambda x: x.tanh().exp())(v).sum().backward(); round(v.grad.item(), 4)
+    1.2484
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        t = current()
+        if t.modes.region:  # part of a larger region already
+            return f(*args, **kwargs)
+        t.regions += 1
+        with changed(region=t.regions):
+            return f(*args, **kwargs)
+
+    return run
 
 
 def _track(what: str, args: tuple[Any, ...], places: tuple[int, ...]) -> tuple[list[Any], list[Any]]:

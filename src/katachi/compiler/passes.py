@@ -18,7 +18,7 @@ def forget_marks(outputs: Outputs) -> list[Node]:
     """Drop what only told differentiation apart, and movements that move nothing."""
 
     def simpler(node: Node) -> Node:
-        if node.primitive in MARKS:
+        if node.primitive in MARKS or node.primitive == "custom_gradient":
             return node.inputs[0]
         if node.primitive in ("reshape", "broadcast_in_dim", "slice") and node.shape == node.inputs[0].shape:
             return node.inputs[0]
@@ -32,7 +32,7 @@ def merge(outputs: Outputs) -> list[Node]:
     known: dict[object, Node] = {}
 
     def once(node: Node) -> Node:
-        if node.primitive == "input":
+        if node.primitive in ("input", "optimization_barrier"):
             return node
         key = (
             node.primitive,
@@ -49,9 +49,15 @@ def merge(outputs: Outputs) -> list[Node]:
     return _rewrite(outputs, once)
 
 
+def lift_barriers(outputs: Outputs) -> list[Node]:
+    """What was to be computed twice is by now told apart."""
+    return _rewrite(outputs, lambda n: n.inputs[0] if n.primitive == "optimization_barrier" else n)
+
+
 PASSES: list[tuple[str, Callable[[Outputs], list[Node]]]] = [
     ("forget marks", forget_marks),
     ("merge equal nodes", merge),
+    ("lift barriers", lift_barriers),
 ]
 
 

@@ -13,6 +13,7 @@ from katachi.compiler.passes import optimise
 from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Step, Stub, last_uses, nbytes
 from katachi.devices.memory import Buffer, Usage, allocate
+from katachi.errors import GradientError
 from katachi.graph.node import Node, toposort
 
 
@@ -69,6 +70,9 @@ class ReferenceProgram:
 def build(outputs: Sequence[Node]) -> ReferenceProgram | NativeProgram:
     """The program that computes `outputs` from the input nodes they reach, on the devices that the nodes name."""
     outputs = optimise(outputs)
-    if all(n.device == "reference" for n in toposort(outputs)):
+    nodes = toposort(outputs)
+    if any(n.primitive == "input" and n.attrs["slot"] < 0 for n in nodes):
+        raise GradientError("custom_gradient: the gradient function looked at a value; it may only compute with them")
+    if all(n.device == "reference" for n in nodes):
         return ReferenceProgram(outputs)
     return NativeProgram(outputs)

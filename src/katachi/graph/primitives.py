@@ -42,6 +42,11 @@ def input_node(kind: Aval, slot: int, scalar: bool = False) -> Node:
     return Node("input", (), {"slot": slot, "scalar": scalar}, kind)
 
 
+def hole(kind: Aval) -> Node:
+    """A place for a value that is not there yet: to be replaced before anything is computed."""
+    return Node("input", (), {"slot": -1, "scalar": False}, kind)
+
+
 def constant(value: float | int | bool, dtype: DType, device: str) -> Node:
     """A number that is part of the program."""
     value = bool(value) if dtype is bool_ else float(value) if dtype.is_floating else int(value)
@@ -95,9 +100,16 @@ def _not(x: Aval) -> tuple[Shape, DType]:
     return x.shape, x.dtype
 
 
-@_rule(*MARKS)
+@_rule(*MARKS, "optimization_barrier")
 def _mark(x: Aval) -> tuple[Shape, DType]:
     return x.shape, x.dtype
+
+
+@_rule("custom_gradient")
+def _custom_gradient(y: Aval, *rest: Aval, arguments: int) -> tuple[Shape, DType]:
+    """y, with a gradient of the user's making: `rest` is the arguments, a hole where the cotangent goes, and for each
+    argument what flows back to it, computed from the hole."""
+    return y.shape, y.dtype
 
 
 def _alike(a: Aval, b: Aval) -> None:

@@ -15,10 +15,10 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 class Group:
     """One operation that the user asked for: nodes of the same one share it."""
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "region")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, region: int = 0) -> None:
+        self.name, self.region = name, region  # the number of the checkpointed region it stands in, 0 for none
 
 
 class Origin(threading.local):

@@ -209,7 +209,7 @@ def _record(
     known = t.slots()
     imports = e.arrivals()
     before = next_serial()
-    origin.site, origin.group = sites[-1], Group(op.name)
+    origin.site, origin.group = sites[-1], Group(op.name, t.modes.region)
     number = len(t.handles)
     e.imports = tuple(input_node(w.aval, number + i) for i, w in enumerate(imports))
     e.leaf_nodes = tuple(n for n, w in zip(e.imports, imports, strict=True) if w.origin is LEAF)

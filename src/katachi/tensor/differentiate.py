@@ -16,6 +16,7 @@ from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
 from katachi.tensor.trace import Trace, current
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
+from katachi.transforms.recompute import Recompute
 
 
 class Layout(NamedTuple):
@@ -203,10 +204,11 @@ class _Graph:
             seeds[root] = seed if root not in seeds else b.add(seeds[root], seed)
         walking: list[Node] = []
         asking: set[Node] = set()
+        recompute = Recompute(u.value)
 
         def value(n: Node) -> Node:
             asking.add(walking[-1])
-            return u.value(n)
+            return recompute(n)
 
         ct = reverse_mode.backward(seeds, u.order(self.roots), value, u.links, walking.append, until)
         used = frozenset().union(*[p.consumed for p in self.t.entry.path()])

@@ -13,18 +13,18 @@ DEVICES = ("reference", "cpu")
 class Modes:
     """Interned: two threads in the same modes hold the same object, so replay compares by identity."""
 
-    __slots__ = ("device", "eager", "grad")
+    __slots__ = ("device", "eager", "grad", "region")
 
-    def __init__(self, grad: bool, eager: bool, device: str) -> None:
-        self.grad, self.eager, self.device = grad, eager, device
-
-
-_modes: dict[tuple[bool, bool, str], Modes] = {}
+    def __init__(self, grad: bool, eager: bool, device: str, region: int) -> None:
+        self.grad, self.eager, self.device, self.region = grad, eager, device, region
 
 
-def modes(grad: bool = True, eager: bool = False, device: str | None = None) -> Modes:
-    """The one Modes object with these settings."""
-    key = (grad, eager, device or Default.device)
+_modes: dict[tuple[bool, bool, str, int], Modes] = {}
+
+
+def modes(grad: bool = True, eager: bool = False, device: str | None = None, region: int = 0) -> Modes:
+    """The one Modes object with these settings; `region` numbers the checkpointed parts of a trace."""
+    key = (grad, eager, device or Default.device, region)
     return _modes.setdefault(key, Modes(*key))
 
 
@@ -44,12 +44,13 @@ def check_device(name: object) -> str:
 
 
 @contextmanager
-def _changed(**to: object) -> Iterator[None]:
+def changed(**to: object) -> Iterator[None]:
     from katachi.tensor.trace import current
 
     trace = current()
     before = trace.modes
-    trace.modes = modes(**{"grad": before.grad, "eager": before.eager, "device": before.device, **to})  # type: ignore[arg-type]
+    now = {"grad": before.grad, "eager": before.eager, "device": before.device, "region": before.region}
+    trace.modes = modes(**{**now, **to})  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -63,12 +64,12 @@ def no_grad():
     >>> with kt.no_grad(): kt.is_variable(kt.variable([1.0]) * 2)
     False
     """
-    return _changed(grad=False)
+    return changed(grad=False)
 
 
 def eager():
     """Within it, every operation is computed at once: slow, and good for finding the line that goes wrong."""
-    return _changed(eager=True)
+    return changed(eager=True)
 
 
 def device(name: str):
@@ -78,7 +79,7 @@ def device(name: str):
     >>> with kt.device("cpu"): kt.zeros(2).device
     'cpu'
     """
-    return _changed(device=check_device(name))
+    return changed(device=check_device(name))
 
 
 def use_device(name: str) -> None:
@@ -87,7 +88,7 @@ def use_device(name: str) -> None:
 
     Default.device = check_device(name)
     trace = current()
-    trace.modes = modes(trace.modes.grad, trace.modes.eager, name)
+    trace.modes = modes(trace.modes.grad, trace.modes.eager, name, trace.modes.region)
 
 
 def devices() -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from katachi.graph import build as b
 from katachi.graph.node import Node, aval, toposort
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.transforms import vjp
+from katachi.transforms.recompute import entering
 
 if TYPE_CHECKING:
     from katachi.tensor.entry import Entry
@@ -129,7 +130,7 @@ class Finish:
         if not self.roots:
             return
         kept = _cheaper(asked) | {n for n in leaf_nodes if n in reached and n.primitive != "input"}
-        inputs = [n for n in toposort(list(self.roots)) if n.primitive == "input"]
+        inputs = [n for n in toposort(list(self.roots)) if n.primitive == "input" and n.attrs["slot"] >= 0]
         links = [Link(n, n.attrs["slot"], None) for n in inputs if n.tracked and n not in set(leaf_nodes)]
         links += [link for link in self.aliases if link.node in reached]
         self.template = Template(
@@ -169,7 +170,7 @@ def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
     walking: list[Node] = []
 
     def value(n: Node) -> Node:
-        asked.add(n)
+        asked.update(entering(n))
         asking.add(walking[-1])
         return n
 

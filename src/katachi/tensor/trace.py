@@ -52,6 +52,7 @@ class Trace:
         self.leaves: list[Handle] = []  # one an occurrence
         self.refs: list[weakref.ref[Handle]] = []  # results
         self.written: dict[Cell, int] = {}
+        self.regions = self.modes.region  # checkpointed ones so far
         self.pending_bytes = 0
         _traces[self.base] = self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
@@ -90,10 +91,18 @@ def _scatter(v: View, t: Tangents) -> Node | None:
     return _again(v, x, v.x(1), b.like(v.like(2), 0.0) if t[2] is None else t[2])
 
 
+def _custom(v: View, t: Tangents) -> Node | None:
+    if all(x is None for x in t):
+        return None
+    raise GradientError("a function under custom_gradient has no forward derivative: its formula goes backward only")
+
+
 JVP: dict[str, Rule] = {
+    "custom_gradient": _custom,
     **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
     "negate": _linear,
     "variable": lambda v, t: t[0],
+    "optimization_barrier": lambda v, t: t[0],
     "add": lambda v, t: _sum(t),
     "subtract": lambda v, t: _sum([t[0], None if t[1] is None else make("negate", t[1])]),
     "multiply": _bilinear,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from katachi.errors import GradientError
 from katachi.graph import build as b
-from katachi.graph.node import Node
+from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import constant, make
 from katachi.graph.site import origin
 from katachi.transforms import derivatives as d
@@ -64,6 +64,24 @@ def _part(i: int) -> Rule:
         size = v.like(i).shape
         limit = tuple(a + n for a, n in zip(start, size, strict=True))
         return make("slice", g, start=start, limit=limit, stride=(1,) * len(start))
+
+    return rule
+
+
+def _custom(i: int) -> Rule:
+    """The user's formula for argument i, with g in the hole."""
+
+    def rule(g: Node, v: View) -> Node:
+        n = v.attrs["arguments"]
+        gap, formula = v.node.inputs[1 + n], v.node.inputs[1 + n + i]
+        filled: dict[Node, Node] = {gap: g}
+        order = toposort([formula])
+        depends = {gap}
+        for m in order:
+            if any(x in depends for x in m.inputs):
+                depends.add(m)
+                filled[m] = make(m.primitive, *(filled[x] if x in depends else v.value(x) for x in m.inputs), **m.attrs)
+        return filled[formula] if formula in depends else v.value(formula)
 
     return rule
 
@@ -180,6 +198,7 @@ VJP: dict[str, Sequence[Rule | None]] = {
     **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
     "negate": (lambda g, v: make("negate", g),),
     "variable": (lambda g, v: g,),
+    "optimization_barrier": (lambda g, v: g,),
     "add": (lambda g, v: g, lambda g, v: g),
     "subtract": (lambda g, v: g, lambda g, v: make("negate", g)),
     "multiply": (lambda g, v: b.multiply(g, v.x(1)), lambda g, v: b.multiply(g, v.x(0))),
@@ -226,6 +245,8 @@ def rule(node: Node, i: int) -> Rule | None:
     """The rule for input i, or None where nothing flows."""
     if node.primitive == "concatenate":
         return _part(i)
+    if node.primitive == "custom_gradient":
+        return _custom(i) if 1 <= i <= node.attrs["arguments"] else None
     if node.primitive in d.FLAT:
         return None
     rules = VJP[node.primitive]

@@ -110,6 +110,10 @@ def _same(x: Array) -> Array:
     return x
 
 
+def _first(x: Array, *rest: Array, arguments: int) -> Array:
+    return x
+
+
 ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "abs": _arithmetic(np.abs),
     "negate": _arithmetic(np.negative),
@@ -144,4 +148,6 @@ ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "argmax": _argmax,
     "stop_gradient": _same,
     "variable": _same,
+    "optimization_barrier": _same,
+    "custom_gradient": _first,
 }
