@@ -78,7 +78,7 @@ def strategy(*names: str) -> Callable[[Callable[..., Sample]], Callable[..., Sam
 
 UNARY_VALUES: dict[str, Values] = {
     "log": positive, "sqrt": positive, "floor": spaced, "sign": off_zero, "abs": off_zero, **dict.fromkeys(
-        ("exponential", "tanh", "logistic", "erf", "sine", "cosine", "negate", "stop_gradient", "variable", "optimization_barrier"), normal
+        "exponential tanh logistic erf sine cosine negate stop_gradient variable optimization_barrier".split(), normal
     ),
 }  # fmt: skip
 BINARY_VALUES: dict[str, tuple[Values, Values]] = {

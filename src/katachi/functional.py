@@ -139,7 +139,8 @@ CUSTOM = Op("custom_gradient", lambda nodes, n: make("custom_gradient", *nodes, 
 
 def custom_gradient(f: Callable[..., Any]) -> Callable[..., Any]:
     """f with a gradient of your own. f(*tensors) returns (y, pull): y is computed from constants, and pull(cotangent of
-    y) gives one gradient an argument, by operations on tensors (it cannot look at values: it is traced once, in advance).
+    y) gives one gradient an argument, by operations on tensors: it cannot look at values, being traced in
+    advance.
 
     Raises GradientError for gradients that do not match the arguments.
 

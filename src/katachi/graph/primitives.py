@@ -62,12 +62,17 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     return put
 
 
-FLOAT_UNARY = ("exponential", "log", "sqrt", "tanh", "logistic", "erf", "sine", "cosine", "floor")
+FLOAT_UNARY = (
+    "exponential", "log", "sqrt", "tanh", "logistic", "erf", "sine", "cosine", "floor", "ceil",
+    "round_nearest_even", "tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "exponential_minus_one",
+    "log_plus_one",
+)  # fmt: skip
 UNARY = (*FLOAT_UNARY, "abs", "negate", "sign", "not")
-ARITHMETIC = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
-BITWISE = ("and", "or", "xor", "shift_right_logical")
-BINARY = (*ARITHMETIC, *BITWISE)
-ELEMENTWISE = (*UNARY, *BINARY, "compare", "select", "convert")
+ARITHMETIC = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "remainder")
+BITWISE = ("and", "or", "xor", "shift_left", "shift_right_logical", "shift_right_arithmetic")
+BINARY = (*ARITHMETIC, *BITWISE, "atan2")
+ELEMENTWISE = (*UNARY, *BINARY, "compare", "select", "convert", "bitcast_convert", "is_finite")
+CUMULATIVE = ("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min")
 MOVEMENT = ("broadcast_in_dim", "reshape", "transpose", "slice", "pad", "concatenate", "reverse")
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min")
 MARKS = ("stop_gradient", "variable")  # identities that only tell what is tracked
@@ -84,6 +89,26 @@ def _float_unary(x: Aval) -> tuple[Shape, DType]:
     if x.dtype.kind != "float":
         raise DTypeError(f"needs a floating-point dtype, got {x.dtype.name}; convert with astype")
     return x.shape, x.dtype
+
+
+@_rule("is_finite")
+def _is_finite(x: Aval) -> tuple[Shape, DType]:
+    return _float_unary(x)[0], bool_
+
+
+@_rule("atan2")
+def _atan2(y: Aval, x: Aval) -> tuple[Shape, DType]:
+    """The angle of the point (x, y)."""
+    _alike(y, x)
+    return _float_unary(x)
+
+
+@_rule("bitcast_convert")
+def _bitcast_convert(x: Aval, *, dtype: DType) -> tuple[Shape, DType]:
+    """The same bits, read as another dtype of the same width."""
+    if dtype.kind == "bool" or x.dtype.kind == "bool" or dtype.itemsize != x.dtype.itemsize:
+        raise DTypeError(f"{x.dtype.name} has not the bits of a {dtype.name}; both must be numbers of one width")
+    return x.shape, dtype
 
 
 @_rule("abs", "negate", "sign")
@@ -224,7 +249,28 @@ def _without(shape: Shape, axes: tuple[int, ...]) -> Shape:
     return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 
-@_rule("reduce_sum")
+@_rule("reduce_and", "reduce_or")
+def _reduce_bits(x: Aval, *, axes: tuple[int, ...]) -> tuple[Shape, DType]:
+    if x.dtype.kind == "float":
+        raise DTypeError(f"needs bool or integers, got {x.dtype.name}")
+    return _without(x.shape, axes), x.dtype
+
+
+@_rule(*CUMULATIVE)
+def _cumulative(x: Aval, *, axis: int) -> tuple[Shape, DType]:
+    """Each element combined with all that stand before it along one axis."""
+    if x.dtype.kind == "bool":
+        raise DTypeError("needs a numeric dtype, got bool")
+    return x.shape, x.dtype
+
+
+@_rule("argsort")
+def _argsort(x: Aval, *, axis: int, descending: bool) -> tuple[Shape, DType]:
+    """The indices that sort along one axis. Equal elements keep their order; NaN counts as larger than all."""
+    return x.shape, int64
+
+
+@_rule("reduce_sum", "reduce_prod")
 def _reduce_sum(x: Aval, *, axes: tuple[int, ...]) -> tuple[Shape, DType]:
     if x.dtype.kind == "bool":
         raise DTypeError("needs a numeric dtype, got bool")

@@ -182,7 +182,8 @@ def _rule(*names: str) -> Callable[[Any], Any]:
 @_rule(
     "exponential", "log", "sqrt", "tanh", "logistic", "erf", "sine", "cosine", "floor", "abs", "negate", "sign", "not",
     "add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "and", "or", "xor", "shift_right_logical",
-    "select",
+    "select", "ceil", "round_nearest_even", "tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "atan2",
+    "exponential_minus_one", "log_plus_one", "remainder", "shift_left", "shift_right_arithmetic",
 )  # fmt: skip
 def _elementwise(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     return lo.emit(node.primitive, node.dtype.name, *[lo.value(x, at, mask) for x in node.inputs])
@@ -199,6 +200,12 @@ def _convert(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     (x,) = node.inputs
     operand = lo.value(x, at, mask)
     return operand if x.dtype is node.dtype else lo.emit("convert", node.dtype.name, operand, extra=x.dtype.name)
+
+
+@_rule("is_finite", "bitcast_convert")
+def _of_another_dtype(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
+    (x,) = node.inputs
+    return lo.emit(node.primitive, node.dtype.name, lo.value(x, at, mask), extra=x.dtype.name)
 
 
 @_rule("constant")

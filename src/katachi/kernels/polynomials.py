@@ -15,6 +15,8 @@ from katachi.kernels.llvm_text import Builder, Value
 
 ULPS = {
     "exponential": 2, "log": 2, "sqrt": 1, "tanh": 3, "logistic": 4, "erf": 3, "sine": 2, "cosine": 2, "power": 2,
+    **dict.fromkeys(("tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh"), 2),
+    "exponential_minus_one": 2, "log_plus_one": 2,
 }  # fmt: skip
 
 _LN2_HIGH = {"float": 0.693145751953125, "double": 0.6931471803691238}  # few bits, so that n * this is exact
@@ -195,7 +197,39 @@ def library(name: str, b: Builder, *args: Value) -> Value:
     return out
 
 
+def through_double(name: str, b: Builder, *args: Value) -> Value:
+    """The C library's function of doubles, for float32 as well."""
+    args = b.match(*args) if len(args) == 2 else args
+    out = library(name, b, *(a.to("fpext", "double") for a in args))
+    return out if args[0].scalar == "double" else out.to("fptrunc", "float")
+
+
+def _library(name: str) -> Callable[..., Value]:
+    return lambda b, *args: through_double(name, b, *args)
+
+
+def expm1(b: Builder, x: Value) -> Value:
+    """e^x - 1. float32 through float64, where only what is next to zero loses too many digits."""
+    if x.scalar == "double":
+        return library("expm1", b, x)
+    wide = x.to("fpext", "double")
+    near = b.fma(wide * wide, 0.5, wide)
+    return b.select(b.intrinsic("fabs", wide) < 1e-5, near, exp(b, wide) - 1.0).to("fptrunc", "float")
+
+
+def log1p(b: Builder, x: Value) -> Value:
+    """log(1 + x), as expm1."""
+    if x.scalar == "double":
+        return library("log1p", b, x)
+    wide = x.to("fpext", "double")
+    near = b.fma(wide * wide, -0.5, wide)
+    return b.select(b.intrinsic("fabs", wide) < 1e-5, near, log(b, wide + 1.0)).to("fptrunc", "float")
+
+
 FUNCTIONS: dict[str, Callable[..., Value]] = {
+    **{n: _library(n) for n in ("tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "atan2")},
+    "exponential_minus_one": expm1,
+    "log_plus_one": log1p,
     "exponential": exp,
     "log": log,
     "sqrt": lambda b, x: b.intrinsic("sqrt", x),

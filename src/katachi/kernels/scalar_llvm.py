@@ -8,7 +8,7 @@ from typing import Any
 
 from katachi.kernels.llvm_text import SCALARS, Builder, Value, Variable
 from katachi.kernels.loops import Instr
-from katachi.kernels.polynomials import FUNCTIONS
+from katachi.kernels.polynomials import FUNCTIONS, through_double
 
 UNSIGNED = frozenset(("bool", "uint8", "uint16", "uint32", "uint64"))
 _FLOATS = ("float32", "float64")
@@ -68,6 +68,35 @@ def _sign(b: Builder, instr: Instr, x: Value) -> Value:
 def _shift(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
     fits = y.compare("ult", "", WIDTH[x.scalar])
     return b.select(fits, x >> b.select(fits, y, 0), 0)
+
+
+def _shift_left(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+    fits = y.compare("ult", "", WIDTH[x.scalar])
+    return b.select(fits, x << b.select(fits, y, 0), 0)
+
+
+def _shift_arithmetic(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+    last = WIDTH[x.scalar] - 1
+    return x.sar(b.select(y.compare("ult", "", last), y, last))
+
+
+def _remainder(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+    """With the dividend's sign; an integer's by zero is zero, as in the reference."""
+    if x.is_float:
+        return through_double("fmod", b, x, y)
+    zero = y.eq(0)
+    if instr.dtype in UNSIGNED:
+        return b.select(zero, 0, b.op(x.scalar, x.lanes, f"urem {x.typed}, {b.select(zero, 1, y)}"))
+    safe = b.select(zero | y.eq(-1), 1, y)
+    return b.op(x.scalar, x.lanes, f"srem {x.typed}, {safe}")
+
+
+def _is_finite(b: Builder, instr: Instr, x: Value) -> Value:
+    return b.intrinsic("fabs", x) < math.inf
+
+
+def _bitcast(b: Builder, instr: Instr, x: Value) -> Value:
+    return x.to("bitcast", SCALARS[instr.dtype])
 
 
 def _convert(b: Builder, instr: Instr, x: Value) -> Value:
@@ -131,6 +160,13 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
     "sign": _sign,
     "not": lambda b, i, x: x ^ -1,
     "floor": lambda b, i, x: b.intrinsic("floor", x),
+    "ceil": lambda b, i, x: b.intrinsic("ceil", x),
+    "round_nearest_even": lambda b, i, x: b.intrinsic("roundeven", x),
+    "is_finite": _is_finite,
+    "bitcast_convert": _bitcast,
+    "remainder": _remainder,
+    "shift_left": _shift_left,
+    "shift_right_arithmetic": _shift_arithmetic,
     "compare": _compare,
     "select": lambda b, i, c, x, y: b.select(c, x, y),
     "convert": _convert,

@@ -25,7 +25,32 @@ def _erf(v: View) -> Node:
     return b.scale(make("exponential", make("negate", b.multiply(x, x))), 2 / math.sqrt(math.pi))
 
 
+def _one_less_square(v: View) -> Node:
+    """1 - x ** 2, as a product: near one its digits are kept."""
+    x, one = v.x(0), b.like(v.node, 1.0)
+    return b.multiply(b.subtract(one, x), b.add(one, x))
+
+
+def _inverse_sqrt(x: Node) -> Node:
+    return b.divide(b.like(x, 1.0), make("sqrt", x))
+
+
+def _acosh(v: View) -> Node:
+    """1 / sqrt(x ** 2 - 1), in two factors that neither overflow nor lose digits near one."""
+    return b.multiply(_inverse_sqrt(b.shift(v.x(0), -1.0)), _inverse_sqrt(b.shift(v.x(0), 1.0)))
+
+
 DERIVATIVE: dict[str, Callable[[View], Node]] = {
+    "tan": lambda v: b.shift(b.multiply(v.out, v.out), 1.0),
+    "asin": lambda v: _inverse_sqrt(_one_less_square(v)),
+    "acos": lambda v: make("negate", _inverse_sqrt(_one_less_square(v))),
+    "sinh": lambda v: make("cosh", v.x(0)),
+    "cosh": lambda v: make("sinh", v.x(0)),
+    "asinh": lambda v: _inverse_sqrt(b.shift(b.multiply(v.x(0), v.x(0)), 1.0)),
+    "acosh": _acosh,
+    "atanh": lambda v: b.divide(b.like(v.node, 1.0), _one_less_square(v)),
+    "exponential_minus_one": lambda v: make("exponential", v.x(0)),
+    "log_plus_one": lambda v: b.divide(b.like(v.node, 1.0), b.shift(v.x(0), 1.0)),
     "abs": lambda v: make("sign", v.x(0)),
     "negate": lambda v: b.like(v.node, -1.0),
     "exponential": lambda v: v.out,
@@ -43,6 +68,15 @@ FLAT = frozenset(
     [
         "sign",
         "floor",
+        "ceil",
+        "round_nearest_even",
+        "is_finite",
+        "bitcast_convert",
+        "shift_left",
+        "shift_right_arithmetic",
+        "reduce_and",
+        "reduce_or",
+        "argsort",
         "not",
         "and",
         "or",
@@ -57,6 +91,108 @@ FLAT = frozenset(
         "input",
     ]
 )
+
+
+def atan2_slope(v: View, i: int) -> Node:
+    """x / r ** 2 and -y / r ** 2 for the angle of (x, y), with r divided out first, so that nothing overflows."""
+    y, x = v.x(0), v.x(1)
+    size = make("maximum", make("abs", y), make("abs", x))
+    mine, other = b.divide(y, size), b.divide(x, size)
+    square = b.multiply(size, b.add(b.multiply(mine, mine), b.multiply(other, other)))
+    return b.divide(other, square) if i == 0 else make("negate", b.divide(mine, square))
+
+
+def remainder_slope(v: View) -> Node:
+    """d(a rem e) / de = -trunc(a / e)."""
+    ratio = b.divide(v.x(0), v.x(1))
+    negative = b.compare(ratio, "LT", b.like(ratio, 0.0))
+    return make("negate", b.select(negative, make("ceil", ratio), make("floor", ratio)))
+
+
+def moved(x: Node, axis: int, by: int, fill: Node) -> Node:
+    """x moved along an axis, towards its end if `by` is positive; `fill` takes the places left."""
+    n, rank = x.shape[axis], len(x.shape)
+    if n == 0:
+        return x
+    cut = min(abs(by), n)
+    zeros, ones = (0,) * rank, (1,) * rank
+    at = tuple(cut if i == axis else 0 for i in range(rank))
+    limit = tuple(m - c for m, c in zip(x.shape, at, strict=True))
+    part = make("slice", x, start=zeros, limit=limit, stride=ones) if by > 0 else make(
+        "slice", x, start=at, limit=x.shape, stride=ones
+    )
+    return make("pad", part, fill, low=at if by > 0 else zeros, high=zeros if by > 0 else at, interior=zeros)
+
+
+def running_products(x: Node, axis: int, towards: int) -> Node:
+    """The products of all that stands before each place (after it, if `towards` is -1). Of multiplications only, so
+    zeros are no trouble, in derivatives neither."""
+    one = b.full(1.0, (), x.dtype, x.device)
+    y, step = moved(x, axis, towards, one), 1
+    while step < x.shape[axis]:
+        y = b.multiply(y, moved(y, axis, towards * step, one))
+        step *= 2
+    return y
+
+
+def recurrence(a: Node, y: Node, axis: int, towards: int) -> Node:
+    """h of h[k] = y[k] + a[k] h[k - towards], by doubling: of multiplications and additions only."""
+    one, zero = b.full(1.0, (), a.dtype, a.device), b.full(0.0, (), a.dtype, a.device)
+    step = 1
+    while step < a.shape[axis]:
+        y = b.add(y, b.multiply(a, moved(y, axis, towards * step, zero)))
+        a = b.multiply(a, moved(a, axis, towards * step, one))
+        step *= 2
+    return y
+
+
+def other_products(v: View) -> Node:
+    """For reduce_prod: at each place the product of all the others."""
+    x, axes = v.x(0), v.attrs["axes"]
+    rest = tuple(i for i in range(len(x.shape)) if i not in axes)
+    order = (*rest, *axes)
+    n = 1
+    for i in axes:
+        n *= x.shape[i]
+    line = b.reshape(b.transpose(x, order), (*(x.shape[i] for i in rest), n))
+    last = len(rest)
+    line = b.multiply(running_products(line, last, 1), running_products(line, last, -1))
+    line = b.reshape(line, tuple(x.shape[i] for i in order))
+    return b.transpose(line, tuple(order.index(i) for i in range(len(order))))
+
+
+def last_extreme(v: View) -> Node:
+    """For cumulative_max and cumulative_min: where along the axis the value so far was last met (int64)."""
+    x, axis = v.x(0), v.attrs["axis"]
+    hit = make("or", b.compare(x, "EQ", v.out), b.compare(x, "NE", x))  # a NaN stays
+    place = make("iota", shape=x.shape, dtype=int64, dimension=axis, device=x.device)
+    return make("cumulative_max", b.select(hit, place, b.like(place, 0)), axis=axis)
+
+
+def along(axis: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The order of axes that puts one last, and the way back."""
+    order = (*(i for i in range(rank) if i != axis), axis)
+    return order, tuple(order.index(i) for i in range(rank))
+
+
+def read_along(x: Node, place: Node, axis: int) -> Node:
+    """x at `place` along one axis, the others in step."""
+    rank = len(x.shape)
+    order, back = along(axis, rank)
+    index = b.transpose(place, order)
+    index = b.reshape(index, (*index.shape, 1))
+    return b.transpose(make("gather", b.transpose(x, order), index, axes=(rank - 1,), batch=rank - 1), back)
+
+
+def add_along(g: Node, place: Node, axis: int, size: int) -> Node:
+    """The transpose of read_along: g added up at `place` along one axis of `size`."""
+    rank = len(g.shape)
+    order, back = along(axis, rank)
+    index, update = b.transpose(place, order), b.transpose(g, order)
+    index = b.reshape(index, (*index.shape, 1))
+    zero = b.full(0.0, (*update.shape[:-1], size), g.dtype, g.device)
+    where = {"axes": (rank - 1,), "batch": rank - 1}
+    return b.transpose(make("scatter", zero, index, update, combine="add", **where), back)
 
 
 def power_base(v: View) -> Node:

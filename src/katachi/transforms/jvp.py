@@ -72,6 +72,21 @@ def _reduce_extreme(v: View, t: Tangents) -> Node | None:
     return None if t[0] is None else b.reduce("reduce_sum", b.multiply(t[0], d.reduced_share(v)), v.attrs["axes"])
 
 
+def _reduce_prod(v: View, t: Tangents) -> Node | None:
+    return None if t[0] is None else b.reduce("reduce_sum", b.multiply(t[0], d.other_products(v)), v.attrs["axes"])
+
+
+def _cumulative_prod(v: View, t: Tangents) -> Node | None:
+    if t[0] is None:
+        return None
+    axis = v.attrs["axis"]
+    return d.recurrence(v.x(0), b.multiply(t[0], d.running_products(v.x(0), axis, 1)), axis, 1)
+
+
+def _cumulative_extreme(v: View, t: Tangents) -> Node | None:
+    return None if t[0] is None else d.read_along(t[0], d.last_extreme(v), v.attrs["axis"])
+
+
 def _reduce_window(v: View, t: Tangents) -> Node | None:
     if t[0] is None:
         return None
@@ -113,6 +128,8 @@ JVP: dict[str, Rule] = {
     "power": _product(d.power_base, d.power_exponent),
     "maximum": _product(*(lambda v, i=i: d.extreme_share(v, i, "GT") for i in range(2))),
     "minimum": _product(*(lambda v, i=i: d.extreme_share(v, i, "LT") for i in range(2))),
+    "atan2": _product(*(lambda v, i=i: d.atan2_slope(v, i) for i in range(2))),
+    "remainder": _product(lambda v: b.like(v.node, 1.0), d.remainder_slope),
     "select": _select,
     "convert": lambda v, t: None if t[0] is None or not v.node.dtype.is_floating else _linear(v, t),
     "broadcast_in_dim": _linear,
@@ -127,6 +144,11 @@ JVP: dict[str, Rule] = {
     "reduce_sum": _linear,
     "reduce_max": _reduce_extreme,
     "reduce_min": _reduce_extreme,
+    "reduce_prod": _reduce_prod,
+    "cumulative_sum": _linear,
+    "cumulative_prod": _cumulative_prod,
+    "cumulative_max": _cumulative_extreme,
+    "cumulative_min": _cumulative_extreme,
     "dot_general": _bilinear,
     "convolution": _bilinear,
     "reduce_window": _reduce_window,

@@ -96,6 +96,25 @@ def _reduce_extreme(g: Node, v: View) -> Node:
     return b.multiply(_reduce_sum(g, v), d.reduced_share(v))
 
 
+def _reverse_sum(g: Node, v: View) -> Node:
+    flip = (v.attrs["axis"],)
+    summed = make("cumulative_sum", make("reverse", g, dimensions=flip), **v.attrs)
+    return make("reverse", summed, dimensions=flip)
+
+
+def _cumulative_prod(g: Node, v: View) -> Node:
+    """What reaches a place: its g and, times the next factor, what reaches the next. That, times the product before."""
+    x, axis = v.x(0), v.attrs["axis"]
+    next_factor = d.moved(x, axis, -1, b.full(1.0, (), x.dtype, x.device))
+    before = d.running_products(x, axis, 1)
+    return b.multiply(d.recurrence(next_factor, g, axis, -1), before)
+
+
+def _cumulative_extreme(g: Node, v: View) -> Node:
+    axis = v.attrs["axis"]
+    return d.add_along(g, d.last_extreme(v), axis, v.node.shape[axis])
+
+
 def _dot_general(side: int) -> Rule:
     """g has axes (batch, free of a, free of b); contract it with the other operand's free axes, then put axes in
     place."""
@@ -212,6 +231,8 @@ VJP: dict[str, Sequence[Rule | None]] = {
     ),
     "maximum": tuple(lambda g, v, i=i: b.multiply(g, d.extreme_share(v, i, "GT")) for i in range(2)),
     "minimum": tuple(lambda g, v, i=i: b.multiply(g, d.extreme_share(v, i, "LT")) for i in range(2)),
+    "atan2": tuple(lambda g, v, i=i: b.multiply(g, d.atan2_slope(v, i)) for i in range(2)),
+    "remainder": (lambda g, v: g, lambda g, v: b.multiply(g, d.remainder_slope(v))),
     "select": (
         None,
         lambda g, v: b.select(v.x(0), g, b.like(g, 0.0)),
@@ -232,6 +253,11 @@ VJP: dict[str, Sequence[Rule | None]] = {
     "reduce_sum": (_reduce_sum,),
     "reduce_max": (_reduce_extreme,),
     "reduce_min": (_reduce_extreme,),
+    "reduce_prod": (lambda g, v: b.multiply(_reduce_sum(g, v), d.other_products(v)),),
+    "cumulative_sum": (_reverse_sum,),
+    "cumulative_prod": (_cumulative_prod,),
+    "cumulative_max": (_cumulative_extreme,),
+    "cumulative_min": (_cumulative_extreme,),
     "dot_general": (_dot_general(0), _dot_general(1)),
     "convolution": (_convolution_input, _convolution_weight),
     "reduce_window": (lambda g, v: make("reduce_window_gradient", v.x(0), g, **v.attrs),),

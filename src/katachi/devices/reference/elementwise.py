@@ -58,6 +58,36 @@ def _shift_right_logical(a: Array, b: Array) -> Array:
     return np.where(by < a.dtype.itemsize * 8, bits >> by, 0).astype(a.dtype)
 
 
+def _signed(a: Array) -> np.dtype[Any]:
+    return np.dtype(f"i{a.dtype.itemsize}")
+
+
+def _shift_right_arithmetic(a: Array, b: Array) -> Array:
+    """Beyond the width nothing but copies of the sign is left."""
+    unsigned, bits = np.dtype(f"u{a.dtype.itemsize}"), a.dtype.itemsize * 8
+    by = np.minimum(b.astype(unsigned), bits - 1).astype(_signed(a))
+    return np.asarray(a.astype(_signed(a)) >> by).astype(a.dtype)
+
+
+def _shift_left(a: Array, b: Array) -> Array:
+    unsigned = np.dtype(f"u{a.dtype.itemsize}")
+    by = b.astype(unsigned)
+    return np.where(by < a.dtype.itemsize * 8, a.astype(unsigned) << by, 0).astype(a.dtype)
+
+
+def _remainder(a: Array, b: Array) -> Array:
+    """What truncating division leaves: it has a's sign. An integer's by zero is zero."""
+    return np.fmod(a, b)
+
+
+def _is_finite(x: Array) -> Array:
+    return np.asarray(np.isfinite(x))
+
+
+def _bitcast_convert(x: Array, *, dtype: DType) -> Array:
+    return np.ascontiguousarray(x).view(dtype.numpy).reshape(x.shape)
+
+
 def _logistic(x: Array) -> Array:
     return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
 
@@ -101,6 +131,31 @@ def _extreme(f: Callable[..., Any]) -> Callable[..., Array]:
     return define
 
 
+def _reduce_prod(x: Array, *, axes: tuple[int, ...]) -> Array:
+    inside = np.float64 if _is_float(x) else x.dtype
+    return np.asarray(np.prod(x, axis=axes, dtype=inside)).astype(x.dtype, copy=False)
+
+
+def _bitwise_over(f: np.ufunc) -> Callable[..., Array]:
+    return lambda x, *, axes: np.asarray(f.reduce(x, axis=axes)).astype(x.dtype, copy=False)
+
+
+def _cumulative(f: np.ufunc, exact: bool) -> Callable[..., Array]:
+    def define(x: Array, *, axis: int) -> Array:
+        inside = np.float64 if _is_float(x) and (exact or x.dtype.itemsize == 2) else x.dtype
+        return f.accumulate(x.astype(inside), axis=axis, dtype=inside).astype(x.dtype)
+
+    return define
+
+
+def _argsort(x: Array, *, axis: int, descending: bool) -> Array:
+    wide = x.astype(np.float32) if _is_float(x) and x.dtype.itemsize == 2 else x
+    if descending:
+        wide = np.flip(wide, axis)
+    order = np.argsort(wide, axis, kind="stable").astype(np.int64, copy=False)
+    return x.shape[axis] - 1 - np.flip(order, axis) if descending else order
+
+
 def _argmax(x: Array, *, axis: int) -> Array:
     wide = x.astype(np.float32) if _is_float(x) and x.dtype.itemsize == 2 else x
     return np.asarray(np.argmax(wide, axis=axis)).astype(np.int64, copy=False)
@@ -120,6 +175,10 @@ ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "sign": _arithmetic(np.sign),
     "not": np.invert,
     "floor": _arithmetic(np.floor),
+    "ceil": _arithmetic(np.ceil),
+    "round_nearest_even": _arithmetic(np.rint),
+    "is_finite": _is_finite,
+    "bitcast_convert": _bitcast_convert,
     "exponential": _exact(np.exp),
     "log": _exact(np.log),
     "sqrt": _exact(np.sqrt),
@@ -128,24 +187,46 @@ ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "erf": _exact(_erf),
     "sine": _exact(np.sin),
     "cosine": _exact(np.cos),
+    "tan": _exact(np.tan),
+    "asin": _exact(np.arcsin),
+    "acos": _exact(np.arccos),
+    "sinh": _exact(np.sinh),
+    "cosh": _exact(np.cosh),
+    "asinh": _exact(np.arcsinh),
+    "acosh": _exact(np.arccosh),
+    "atanh": _exact(np.arctanh),
+    "exponential_minus_one": _exact(np.expm1),
+    "log_plus_one": _exact(np.log1p),
+    "atan2": lambda y, x: np.asarray(np.arctan2(y.astype(np.float64), x.astype(np.float64))).astype(x.dtype),
     "add": _arithmetic(np.add),
     "subtract": _arithmetic(np.subtract),
     "multiply": _arithmetic(np.multiply),
     "divide": _arithmetic(_divide),
     "power": _arithmetic(_power),
+    "remainder": _arithmetic(_remainder),
     "maximum": _arithmetic(np.maximum),
     "minimum": _arithmetic(np.minimum),
     "and": np.bitwise_and,
     "or": np.bitwise_or,
     "xor": np.bitwise_xor,
     "shift_right_logical": _shift_right_logical,
+    "shift_right_arithmetic": _shift_right_arithmetic,
+    "shift_left": _shift_left,
     "compare": _compare,
     "select": _select,
     "convert": _convert,
     "reduce_sum": _reduce_sum,
     "reduce_max": _extreme(np.max),
     "reduce_min": _extreme(np.min),
+    "reduce_prod": _reduce_prod,
+    "reduce_and": _bitwise_over(np.bitwise_and),
+    "reduce_or": _bitwise_over(np.bitwise_or),
     "argmax": _argmax,
+    "argsort": _argsort,
+    "cumulative_sum": _cumulative(np.add, True),
+    "cumulative_prod": _cumulative(np.multiply, True),
+    "cumulative_max": _cumulative(np.maximum, False),
+    "cumulative_min": _cumulative(np.minimum, False),
     "stop_gradient": _same,
     "variable": _same,
     "optimization_barrier": _same,
