@@ -378,6 +378,27 @@ def test_threads_have_their_own_traces_and_may_look_at_each_other() -> None:
     assert more.tolist() == [6.0, 6.0, 6.0]
 
 
+def test_what_an_ended_thread_left_pending_can_be_looked_at() -> None:
+    import threading
+
+    left: list[Any] = []
+    state = nn.Buffer([1.0])
+
+    def work() -> None:
+        left.append(kt.ones(3) * 2.0)
+        if left[1:]:
+            state.set(state + 4.0)
+
+    for _ in range(2):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        left.append("next time write")
+    assert left[0].tolist() == left[2].tolist() == [2.0, 2.0, 2.0]
+    assert (left[0] + left[2]).tolist() == [4.0, 4.0, 4.0]
+    assert state.tolist() == [5.0]
+
+
 def test_eager_and_no_grad_nest_and_restore() -> None:
     v = kt.variable([1.0])
     with kt.no_grad(), contextlib.suppress(ZeroDivisionError):

@@ -8,6 +8,7 @@ program that belongs to the entry reached and to the set of handles still alive.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import weakref
 from typing import Any
@@ -55,6 +56,15 @@ class Trace:
         self.regions = self.modes.region  # checkpointed ones so far
         self.pending_bytes = 0
         _traces[self.base] = self
+
+    def __del__(self) -> None:
+        """The thread has ended: what it wrote to cells is committed, what others still hold stays computable."""
+        if sys.is_finalizing() or self.entry is self.root:
+            return
+        if self.written:
+            flush(self)
+        else:
+            _defer(self)
 
     def slots(self) -> list[Node]:
         """The node in every slot, to be extended by whoever records the next entry."""
@@ -145,7 +155,7 @@ def flush(t: Trace | None = None, discard: frozenset[int] = frozenset()) -> None
                 finish = e.programs[key] = Finish(t, key[0], key[1])
             buffers = finish.program.run(t.values, t.scalars)
     except BaseException:
-        _fail(t, live)
+        _fail(t)
         raise
     if events.observers:
         events.tell(events.Flush(finish.program, built, len(e.path())))
@@ -161,11 +171,17 @@ def flush(t: Trace | None = None, discard: frozenset[int] = frozenset()) -> None
     t.reset()
 
 
-def _fail(t: Trace, live: list[Handle]) -> None:
+def _defer(t: Trace) -> Deferred:
+    """Let every handle that is still pending be computed on its own when looked at."""
     rest = t.snapshot()
-    for h in live:
+    for h in [h for r in t.refs if (h := r()) is not None and h._value is None]:
         if h._origin is None:
             h._origin = rest
+    return rest
+
+
+def _fail(t: Trace) -> None:
+    rest = _defer(t)
     for cell in t.written:
         for h in cell.live():
             h._slot = -1
