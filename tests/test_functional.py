@@ -55,6 +55,42 @@ def test_it_can_be_differentiated_again() -> None:
     assert kt.grad(kt.grad(lambda x: passing(x * x)))(kt.tensor(3.0)).item() == 2.0
 
 
+@pytest.mark.parametrize("look", [False, True])
+def test_orders_nest_whatever_is_looked_at(look: bool) -> None:
+    def f(x: Any) -> Any:
+        h = x * x
+        if look and h.item() < 0:
+            return h
+        y = h * h.exp()
+        if look:
+            y.item()
+        return y
+
+    def derivative(order: int, at: Any) -> Any:
+        g = f
+        for _ in range(order):
+            g = kt.grad(g)
+        return g(at)
+
+    x = 0.7
+    e = np.exp(x * x)
+    want = [x * x * e, (2 * x**3 + 2 * x) * e, (4 * x**4 + 10 * x**2 + 2) * e, (8 * x**5 + 36 * x**3 + 24 * x) * e]
+    for order in range(1, 4):
+        constant = derivative(order, kt.tensor(x, dtype=kt.float64))
+        assert constant.item() == pytest.approx(want[order], rel=1e-12)
+        assert not kt.is_variable(constant)
+        v = kt.variable(np.array(x))
+        out = derivative(order - 1, v) if order > 1 else f(v)
+        assert kt.is_variable(out)
+        out.backward()
+        assert v.grad.item() == pytest.approx(want[order], rel=1e-12)
+    _, tangent = kt.jvp(kt.grad(f), (kt.tensor(x, dtype=kt.float64),), (kt.ones((), dtype=kt.float64),))
+    assert tangent.item() == pytest.approx(want[2], rel=1e-12)
+    y, pull = kt.vjp(kt.grad(f), kt.tensor(x, dtype=kt.float64))
+    assert pull(kt.ones((), dtype=kt.float64)).item() == pytest.approx(want[2], rel=1e-12)
+    assert y.item() == pytest.approx(want[1], rel=1e-12)
+
+
 def test_misuse() -> None:
     v = kt.variable([1.0])
     with pytest.raises(kt.GradientError, match="gradient of argument 0 must be float32"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from katachi.errors import GradientError
@@ -65,10 +66,11 @@ def value_and_grad(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) ->
 
     def run(*args: Any, **kwargs: Any) -> Any:
         inside, wanted = _track("grad", args, places)
-        y = f(*inside, **kwargs)
+        with _differentiating(args) as nested:
+            y = f(*inside, **kwargs)
         if not isinstance(y, Tensor) or not y._aval.tracked:
             raise GradientError("grad: the function's result is a constant: it does not depend on its variables")
-        (value,), found = differentiate.gradients([y], [None], wanted, retain_graph=True, dissolve=True)
+        (value,), found = differentiate.gradients([y], [None], wanted, retain_graph=True, dissolve=True, nested=nested)
         for place, g in zip(places, found, strict=True):
             if g is None:
                 raise GradientError(f"grad: the function's result does not depend on argument {place}")
@@ -98,12 +100,13 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[..., Any]]:
     [2.0, 4.0]
     """
     inside, wanted = _track("vjp", args, tuple(range(len(args))))
-    y = f(*inside)
+    with _differentiating(args) as nested:
+        y = f(*inside)
     if not isinstance(y, Tensor) or not y._aval.tracked:
         raise GradientError("vjp: the function's result is a constant: it does not depend on its variables")
 
     def pull(cotangent: Any) -> Any:
-        _, found = differentiate.gradients([y], [cotangent], wanted, retain_graph=True, dissolve=True)
+        _, found = differentiate.gradients([y], [cotangent], wanted, retain_graph=True, dissolve=True, nested=nested)
         full = [_zeros_like(x) if g is None else g for x, g in zip(args, found, strict=True)]
         return full[0] if len(full) == 1 else tuple(full)
 
@@ -126,10 +129,11 @@ def jvp(f: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, ...])
         if x.shape != t.shape or x.dtype is not t.dtype:
             raise GradientError(f"jvp: the tangent of {x._aval!r} must be like it, got {t._aval!r}")
     inside, wanted = _track("jvp", args, tuple(range(len(args))))
-    y = f(*inside)
+    with _differentiating(args) as nested:
+        y = f(*inside)
     if not isinstance(y, Tensor):
         raise GradientError(f"jvp: the function must return a tensor, got {type(y).__name__}")
-    value, tangent = differentiate.jvp([y], wanted, tangents)
+    value, tangent = differentiate.jvp([y], wanted, tangents, nested)
     return value, tangent
 
 
@@ -187,6 +191,18 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             return f(*args, **kwargs)
 
     return run
+
+
+@contextmanager
+def _differentiating(args: tuple[Any, ...]) -> Iterator[bool]:
+    """Within it a function under differentiation runs. Whether somebody may differentiate the result again: a function
+    around this one, or the owner of an argument that is variable anyway."""
+    t = current()
+    t.nesting += 1
+    try:
+        yield t.nesting > 1 or any(isinstance(x, Tensor) and x._aval.tracked for x in args)
+    finally:
+        t.nesting -= 1
 
 
 def _track(what: str, args: tuple[Any, ...], places: tuple[int, ...]) -> tuple[list[Any], list[Any]]:

@@ -58,12 +58,14 @@ def gradients(
     retain_graph: bool = False,
     create_graph: bool = False,
     dissolve: bool = False,
+    nested: bool = False,
 ) -> tuple[list[Handle], list[Handle | None]]:
     """The roots, and the gradient of their sum with respect to each of `wanted`, None where there is no path.
 
-    `dissolve`: the wanted values were made variable for this differentiation only; the results forget it.
+    `dissolve`: the wanted values were made variable for this differentiation only; the results forget it. `nested`: an
+    outer differentiation is under way, which may go through the results.
     """
-    run = _Run(roots, seeds, wanted, accumulate=False)
+    run = _Run(roots, seeds, wanted, accumulate=False, nested=nested)
     results, found = run.apply(
         _GRADIENTS, create_graph=create_graph, retain_graph=retain_graph or create_graph, dissolve=dissolve
     )
@@ -72,9 +74,9 @@ def gradients(
     return results[: len(roots)], [by_place.get(i) for i in range(len(wanted))]
 
 
-def jvp(outputs: Sequence[Handle], inputs: Sequence[Handle], tangents: Sequence[Handle]) -> list[Handle]:
+def jvp(outputs: Sequence[Handle], inputs: Sequence[Handle], tangents: Sequence[Handle], nested: bool) -> list[Handle]:
     """Outputs and then their tangents, for inputs that were made variable for this purpose."""
-    run = _Run(outputs, list(tangents), inputs, accumulate=False)
+    run = _Run(outputs, list(tangents), inputs, accumulate=False, nested=nested)
     results, _ = run.apply(_JVP, retain_graph=True, dissolve=True)
     return results
 
@@ -260,7 +262,7 @@ class _Graph:
     def finish(self, outputs: list[Node]) -> list[Node]:
         if self.layout.dissolve:
             outputs = dissolve(outputs, {n for n in self.wanted if n is not None and n.primitive == "variable"})
-        if not self.layout.create_graph and not self.layout.dissolve:
+        if not self.layout.lasting:
             outputs = [make("stop_gradient", n) if n.tracked else n for n in outputs]
         return outputs
 

@@ -34,6 +34,7 @@ class Trace:
         self.root = Entry(None)
         self.entries = 0
         self.modes = modes()
+        self.nesting = 0  # functions under differentiation that run now
         self.known: tuple[Entry, list[Node]] = (self.root, [])  # the node in every slot, as far as this entry
         self.context: Any = None  # what a contextual operation needs beside its operands
         self.fresh: list[Handle] = []
