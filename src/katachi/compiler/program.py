@@ -71,6 +71,7 @@ def build(outputs: Sequence[Node]) -> ReferenceProgram | NativeProgram:
     """The program that computes `outputs` from the input nodes they reach, on the devices that the nodes name."""
     outputs = optimise(outputs)
     nodes = toposort(outputs)
+    assert not any(isinstance(n.group, tuple) for n in nodes), "a tape's copy carries structure, never a value"
     if any(n.primitive == "input" and n.attrs["slot"] < 0 for n in nodes):
         raise GradientError("custom_gradient: the gradient function looked at a value; it may only compute with them")
     if all(n.device == "reference" for n in nodes):

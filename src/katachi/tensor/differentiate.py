@@ -302,7 +302,7 @@ def _build_jvp(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node
     graph = _Graph(t, e, fresh, nodes, layout)
     u = graph.unfolded
     at = {n: s for n, s in zip(graph.wanted, graph.seeds, strict=True) if s is not None}
-    tangents = forward_mode.forward(at, u.order(graph.roots), u.links)
+    tangents = forward_mode.forward(at, u.order(graph.roots), u.value, u.links)
     results = [tangents.get(r) or b.like(r, 0.0) for r in graph.roots]
     e.extra = Found((), tuple(frozenset() for _ in graph.tapes))
     return tuple(graph.finish([*graph.roots, *results]))

@@ -11,6 +11,7 @@ import itertools
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from katachi.compiler import program as compiler
@@ -58,9 +59,9 @@ class Trace:
         self.pending_bytes = 0
         _traces[self.base] = self
 
-    def __del__(self) -> None:
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """The thread has ended: what it wrote to cells is committed, what others still hold stays computable."""
-        if sys.is_finalizing() or self.entry is self.root:
+        if finalizing() or self.entry is self.root:
             return
         if self.written:
             flush(self)

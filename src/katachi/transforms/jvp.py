@@ -159,7 +159,10 @@ JVP: dict[str, Rule] = {
 
 
 def forward(
-    tangents: dict[Node, Node], order: Sequence[Node], links: dict[Node, Node] | None = None
+    tangents: dict[Node, Node],
+    order: Sequence[Node],
+    value: Callable[[Node], Node] = itself,
+    links: dict[Node, Node] | None = None,
 ) -> dict[Node, Node]:
     """Tangents of every node of `order` (topological) that those of `tangents` reach; an input node of `links` takes
     the tangent of the older node whose value it carries."""
@@ -170,7 +173,7 @@ def forward(
             continue
         if node in out or node.primitive in d.FLAT or not any(x in out for x in node.inputs):
             continue
-        tangent = JVP[node.primitive](View(node, itself), [out.get(x) for x in node.inputs])
+        tangent = JVP[node.primitive](View(node, value), [out.get(x) for x in node.inputs])
         if tangent is not None:
             out[node] = tangent
     return out
