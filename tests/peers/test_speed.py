@@ -13,7 +13,7 @@ peers = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(peers)
 
 
-@pytest.mark.parametrize("name", list(peers.MODELS))
+@pytest.mark.parametrize("name", ["xor", "mlp-small"])
 def test_a_plain_step_beside_torch_eager(name: str) -> None:
     over, ours, theirs = peers.ratio(name)
     print(f"{name}: katachi {ours * 1e3:.3f} ms, torch {theirs * 1e3:.3f} ms, ratio {over:.2f}")
