@@ -1,9 +1,10 @@
 """The plain training steps beside torch's eager mode, interleaved in one process: `python bench/peers.py [name ...]`
-(needs the extra `katachi[peers]`). Bursts alternate, because the machine's speed drifts and both sides must meet the same
-drift."""
+(needs the extra `katachi[peers]`). Bursts alternate, because the machine's speed drifts and both sides must meet the
+same drift."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 import time
@@ -41,7 +42,7 @@ def network(lib: Any, name: str) -> Any:
         )  # fmt: skip
     layers: list[Any] = []
     sizes = SIZES[name]
-    for i, o in zip(sizes, sizes[1:], strict=False):
+    for i, o in itertools.pairwise(sizes):
         layers += [lib.Linear(i, o), lib.ReLU()]
     return lib.Sequential(*layers[:-1])
 

@@ -13,7 +13,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from katachi.graph.dtypes import bool_, float64, int64
-from katachi.graph.primitives import BITWISE, DIRECTIONS
+from katachi.graph.primitives import BITWISE, DIRECTIONS, MARKS
 from katachi.graph.sizes import window_count
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -78,11 +78,27 @@ def strategy(*names: str) -> Callable[[Callable[..., Sample]], Callable[..., Sam
 
 UNARY_VALUES: dict[str, Values] = {
     "log": positive, "sqrt": positive, "floor": spaced, "sign": off_zero, "abs": off_zero, **dict.fromkeys(
-        "exponential tanh logistic erf sine cosine negate stop_gradient variable optimization_barrier".split(), normal
+        ["exponential", "tanh", "logistic", "erf", "sine", "cosine", "negate", *MARKS, "optimization_barrier"], normal
     ),
 }  # fmt: skip
+
+
+def inside(rng: np.random.Generator, shape: Ints) -> Array:
+    """Between -1 and 1, and not near them."""
+    return rng.uniform(-0.9, 0.9, shape)
+
+
+def above_one(rng: np.random.Generator, shape: Ints) -> Array:
+    return positive(rng, shape) + 1.0
+
+
+UNARY_VALUES |= {
+    **dict.fromkeys(("ceil", "round_nearest_even"), spaced), **dict.fromkeys(("tan", "asin", "acos", "atanh"), inside),
+    **dict.fromkeys(("sinh", "cosh", "asinh", "exponential_minus_one", "is_finite"), normal), "acosh": above_one,
+    "log_plus_one": positive,
+}  # fmt: skip
 BINARY_VALUES: dict[str, tuple[Values, Values]] = {
-    "divide": (normal, off_zero), "power": (positive, normal),
+    "divide": (normal, off_zero), "power": (positive, normal), "atan2": (off_zero, off_zero),
     **dict.fromkeys(("add", "subtract", "multiply"), (normal, normal)),
 }  # fmt: skip
 
@@ -111,6 +127,19 @@ def _extreme(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
 @strategy("compare")
 def _compare(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     return Sample(apart(rng, draw(shapes())), {"direction": draw(st.sampled_from(DIRECTIONS))})
+
+
+@strategy("remainder")
+def _remainder(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
+    """Quotients that keep away from whole numbers."""
+    shape = draw(shapes())
+    divisor = off_zero(rng, shape)
+    return Sample([divisor * (rng.integers(-4, 4, shape) + rng.uniform(0.1, 0.9, shape)), divisor], {})
+
+
+@strategy("bitcast_convert")
+def _bitcast_convert(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
+    return Sample([normal(rng, draw(shapes()))], {"dtype": int64})
 
 
 def integers(rng: np.random.Generator, shape: Ints) -> Array:
@@ -225,12 +254,33 @@ def _concatenate(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     return Sample([normal(rng, (*shape[:axis], n, *shape[axis + 1 :])) for n in sizes], {"dimension": axis})
 
 
-@strategy("reduce_sum", "reduce_max", "reduce_min")
+@strategy("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
 def _reduce(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     shape = draw(shapes())
     axes = draw(subsets(len(shape)))
-    assume(name == "reduce_sum" or all(shape[a] for a in axes))
-    return Sample([spaced(rng, shape)], {"axes": axes})
+    assume(name not in ("reduce_max", "reduce_min") or all(shape[a] for a in axes))
+    if name == "reduce_prod":
+        return Sample([with_zeros(rng, shape)], {"axes": axes})
+    return Sample([(integers if name in ("reduce_and", "reduce_or") else spaced)(rng, shape)], {"axes": axes})
+
+
+def with_zeros(rng: np.random.Generator, shape: Ints) -> Array:
+    """Products of these have derivatives through zero as well."""
+    return np.where(rng.random(shape) < 0.1, 0.0, off_zero(rng, shape))
+
+
+@strategy("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min")
+def _cumulative(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
+    shape = draw(shapes(1, sizes=st.sampled_from([0, 1, 2, 3, 5])))
+    values = with_zeros if name == "cumulative_prod" else spaced
+    return Sample([values(rng, shape)], {"axis": draw(st.integers(0, len(shape) - 1))})
+
+
+@strategy("argsort")
+def _argsort(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
+    shape = draw(shapes(1))
+    axis = draw(st.integers(0, len(shape) - 1))
+    return Sample([spaced(rng, shape)], {"axis": axis, "descending": draw(st.booleans())})
 
 
 @strategy("argmax")

@@ -59,6 +59,19 @@ def test_resuming_is_bit_exact(tmp_path: Path, stop: int, device: str) -> None:
     assert all(np.array_equal(whole[k], resumed[k]) for k in whole)
 
 
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    parts = run_parts()
+    train(parts, 0, 3, tmp_path / "run")
+    raw = (tmp_path / "run").read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(raw), 60).tolist():
+        damaged = bytearray(raw)
+        damaged[place] ^= 1
+        (tmp_path / "damaged").write_bytes(damaged)
+        with pytest.raises(kt.CheckpointError):
+            io.load_checkpoint(tmp_path / "damaged", **parts)
+    io.load_checkpoint(tmp_path / "run", **parts)
+
+
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     parts = run_parts()
     io.save_safetensors(tmp_path / "weights", parts["model"].state_dict())

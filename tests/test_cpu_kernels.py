@@ -145,12 +145,16 @@ SHAPES = [(), (1,), (0,), (7,), (16,), (100,), (3, 1), (5, 17), (4, 0, 3), (2, 3
 UNARY = {
     "exponential": FLOATS, "log": FLOATS, "sqrt": FLOATS, "tanh": FLOATS, "logistic": FLOATS, "erf": FLOATS,
     "sine": FLOATS, "cosine": FLOATS, "floor": FLOATS, "abs": (*INTEGERS, *FLOATS), "negate": (*INTEGERS, *FLOATS),
-    "sign": (*INTEGERS, *FLOATS), "not": (bool_, *INTEGERS),
+    "sign": (*INTEGERS, *FLOATS), "not": (bool_, *INTEGERS), **dict.fromkeys(
+        ("ceil", "round_nearest_even", "is_finite", "tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh",
+         "exponential_minus_one", "log_plus_one"), FLOATS
+    ),
 }  # fmt: skip
 ARITHMETIC = dict.fromkeys(("add", "subtract", "multiply", "divide", "maximum", "minimum"), (*INTEGERS, *FLOATS))
 BINARY = {
     **ARITHMETIC, "power": FLOATS, **dict.fromkeys(("and", "or", "xor"), (bool_, *INTEGERS)),
-    "shift_right_logical": INTEGERS,
+    **dict.fromkeys(("shift_right_logical", "shift_right_arithmetic", "shift_left"), INTEGERS), "atan2": FLOATS,
+    "remainder": (*INTEGERS, *FLOATS),
 }  # fmt: skip
 CASES = [(p, d) for p, ds in (UNARY | BINARY).items() for d in ds]
 
@@ -161,6 +165,26 @@ def test_elementwise(primitive: str, dtype: DType) -> None:
         feeds = Feeds()
         xs = [feeds(values(shape, dtype)) for _ in range(1 if primitive in UNARY else 2)]
         check(make(primitive, *xs), feeds, ULPS.get(primitive, 0))
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(float32, int32), (uint64, float64), (int16, uint16), (uint32, float32)]
+)
+def test_bits_read_as_another_dtype(source: DType, target: DType) -> None:
+    feeds = Feeds()
+    check(make("bitcast_convert", feeds(np.arange(41), source), dtype=target), feeds)
+
+
+@pytest.mark.parametrize("name", ["reduce_prod", "reduce_and", "reduce_or"])
+@pytest.mark.parametrize("shape", [(7,), (100,), (5, 17), (4, 0, 3), (2, 3, 33), (64, 40)])
+def test_products_and_bits_over_axes(name: str, shape: tuple[int, ...]) -> None:
+    for dtype in (*INTEGERS, *FLOATS) if name == "reduce_prod" else (bool_, *INTEGERS):
+        for axes in {(0,), (len(shape) - 1,), tuple(range(len(shape)))}:
+            feeds = Feeds()
+            x = rng.uniform(0.7, 1.3, shape) if dtype.is_floating else rng.integers(0, 100, shape)
+            if dtype is bool_:
+                x = rng.random(shape) < (0.95 if name == "reduce_and" else 0.05)
+            check(make(name, feeds(x, dtype), axes=axes), feeds, 100)
 
 
 @pytest.mark.parametrize("name", sorted(ULPS))
@@ -180,7 +204,8 @@ def test_functions_keep_their_ulps(name: str, dtype: DType) -> None:
         check(make(name, feeds(x), feeds(y)), feeds, ULPS[name])
         check(make(name, feeds(np.abs(x)), feeds(np.round(y * 4) / 4)), feeds, ULPS[name])
     else:
-        check(make(name, feeds(x)), feeds, ULPS[name])
+        operands = [feeds(x), feeds(rng.permutation(x))][: 2 if name == "atan2" else 1]
+        check(make(name, *operands), feeds, ULPS[name])
 
 
 @pytest.mark.parametrize("source", (bool_, *INTEGERS, *FLOATS), ids=lambda d: d.name)

@@ -210,7 +210,7 @@ def test_gather_along_an_axis_longer_than_its_indices_count(dtype: Any) -> None:
     assert np.argwhere(pulled).tolist() == [[0, 1], [1, 100]]
 
 
-HALVES = sorted(set(NAMES) - {"constant", "iota", "rng_bits", "argmax", "convert"})
+HALVES = sorted(set(NAMES) - {"constant", "iota", "rng_bits", "argmax", "argsort", "convert", "bitcast_convert"})
 
 
 @pytest.mark.parametrize("dtype", [float16, bfloat16, float32], ids=lambda d: d.name)
@@ -513,11 +513,28 @@ def _shift(a: int, b: int, dtype: DType) -> int:
     return a >> b if b < bits else 0
 
 
+def _shift_left(a: int, b: int, dtype: DType) -> int:
+    bits = dtype.itemsize * 8
+    b %= 1 << bits
+    return a << b if b < bits else 0
+
+
+def _shift_arithmetic(a: int, b: int, dtype: DType) -> int:
+    bits = dtype.itemsize * 8
+    a = (a + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))  # as if signed
+    return a >> min(b % (1 << bits), bits)
+
+
+def _remainder(a: int, b: int, dtype: DType) -> int:
+    return a - b * _truncated(a, b, dtype) if b else 0
+
+
 EXACT = {
     "add": lambda a, b, d: a + b, "subtract": lambda a, b, d: a - b, "multiply": lambda a, b, d: a * b,
     "divide": _truncated, "power": _power, "maximum": lambda a, b, d: max(a, b), "minimum": lambda a, b, d: min(a, b),
     "and": lambda a, b, d: a & b, "or": lambda a, b, d: a | b, "xor": lambda a, b, d: a ^ b,
-    "shift_right_logical": _shift,
+    "shift_right_logical": _shift, "shift_left": _shift_left, "shift_right_arithmetic": _shift_arithmetic,
+    "remainder": _remainder,
 }  # fmt: skip
 
 
@@ -546,11 +563,13 @@ SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 3.0, 100.0, 1e-3, np.i
 FLOAT_UNARY = {
     "exponential": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh, "sine": np.sin, "cosine": np.cos,
     "floor": np.floor, "abs": np.abs, "negate": np.negative, "sign": np.sign, "erf": np.vectorize(math.erf),
-    "logistic": lambda x: np.where(x < -700, 0, 1 / (1 + np.exp(-x))),
+    "logistic": lambda x: np.where(x < -700, 0, 1 / (1 + np.exp(-x))), "ceil": np.ceil, "round_nearest_even": np.rint,
+    "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh,
+    "acosh": np.arccosh, "atanh": np.arctanh, "exponential_minus_one": np.expm1, "log_plus_one": np.log1p,
 }  # fmt: skip
 FLOAT_BINARY = {
     "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "power": np.power,
-    "maximum": np.maximum, "minimum": np.minimum,
+    "maximum": np.maximum, "minimum": np.minimum, "remainder": np.fmod, "atan2": np.arctan2,
 }  # fmt: skip
 
 
@@ -610,6 +629,43 @@ def test_reductions(dtype: DType) -> None:
         np.testing.assert_array_equal(define("reduce_min", odd, axes=(1,)).astype(float), [np.nan, -np.inf])
 
 
+@pytest.mark.parametrize("dtype", [*INTEGERS, *FLOATS], ids=lambda d: d.name)
+def test_cumulative_and_sorted(dtype: DType) -> None:
+    x = (np.arange(24).reshape(2, 3, 4) * 7 % 5 + 1).astype(dtype.numpy)
+    exact = x.astype(np.int64)
+    functions = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
+    for axis in range(3):
+        for name, f in functions.items():
+            want = f.accumulate(exact, axis)
+            np.testing.assert_array_equal(define(f"cumulative_{name}", x, axis=axis), want.astype(dtype.numpy))
+        for descending in (False, True):
+            want = np.argsort(-exact if descending else exact, axis, kind="stable")
+            np.testing.assert_array_equal(define("argsort", x, axis=axis, descending=descending), want)
+    if dtype.is_floating:
+        odd = np.array([2.0, np.nan, np.inf, -np.inf, 2.0, np.nan]).astype(dtype.numpy)
+        assert define("argsort", odd, axis=0, descending=False).tolist() == [3, 0, 4, 2, 1, 5]
+        assert define("argsort", odd, axis=0, descending=True).tolist() == [1, 5, 2, 0, 4, 3]
+
+
+@pytest.mark.parametrize("dtype", [bool_, *INTEGERS], ids=lambda d: d.name)
+def test_bitwise_reductions(dtype: DType) -> None:
+    x = (np.arange(24).reshape(2, 3, 4) * 7 % 11 | 1).astype(dtype.numpy)
+    for axes in [(), (0,), (2,), (0, 2), (0, 1, 2)]:
+        np.testing.assert_array_equal(define("reduce_and", x, axes=axes), np.bitwise_and.reduce(x, axes))
+        np.testing.assert_array_equal(define("reduce_or", x, axes=axes), np.bitwise_or.reduce(x, axes))
+        empty = np.zeros((0, 3), dtype.numpy)
+    assert define("reduce_and", empty, axes=(0,)).tolist() == (~empty[:0].sum(0, dtype=dtype.numpy)).tolist()
+
+
+def test_bits_read_as_another_dtype() -> None:
+    x = np.array([1.0, -0.0], np.float32)
+    assert define("bitcast_convert", x, dtype=uint32).tolist() == [0x3F800000, 0x80000000]
+    assert define("bitcast_convert", np.array(np.inf), dtype=int64) == 0x7FF0000000000000
+    for dtype in (bool_, float32):
+        with pytest.raises(Error, match=f"int64 has not the bits of a {dtype.name}"):
+            define("bitcast_convert", np.zeros(2, np.int64), dtype=dtype)
+
+
 def test_integer_sums_wrap_in_their_own_dtype() -> None:
     assert define("reduce_sum", np.full(3, 100, np.int8), axes=(0,)) == wrapped(300, int8)
 
@@ -632,6 +688,10 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("abs", [np.zeros(2, bool)], {}, "got bool"),
     ("not", [np.zeros(2)], {}, "bool or integers, got float64"),
     ("and", [np.zeros(2)] * 2, {}, "bool or integers, got float64"),
+    ("is_finite", [np.zeros(2, int)], {}, "floating-point dtype, got int64"),
+    ("atan2", [np.zeros(2, int)] * 2, {}, "floating-point dtype, got int64"),
+    ("reduce_and", [np.zeros(2)], {"axes": (0,)}, "bool or integers, got float64"),
+    ("cumulative_sum", [np.zeros(2, bool)], {"axis": 0}, "got bool"),
     ("select", [np.zeros(2), np.zeros(2), np.zeros(2)], {}, "bool condition, got float64"),
     ("select", [np.zeros(3, bool), np.zeros(2), np.zeros(2)], {}, "one shape"),
     ("broadcast_in_dim", [np.zeros((2, 3))], {"shape": (3, 2), "dims": (1, 0)}, "ascending"),

@@ -11,7 +11,22 @@ from hypothesis import strategies as st
 import katachi as kt
 from katachi import nn, optim
 
-ACTIONS = ["layer", "add", "number", "look", "swap", "nograd", "slice", "random", "freeze", "same", "set", "checkpoint", "penalty", "grad"]
+ACTIONS = [
+    "layer",
+    "add",
+    "number",
+    "look",
+    "swap",
+    "nograd",
+    "slice",
+    "random",
+    "freeze",
+    "same",
+    "set",
+    "checkpoint",
+    "penalty",
+    "grad",
+]
 
 
 def walk(plan: list[tuple[list[str], float]]) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ import pytest
 import katachi as kt
 
 ROOT = Path(__file__).parents[1]
-MLP, CNN = ROOT / "examples" / "mlp.py", ROOT / "examples" / "cnn.py"
+MLP, CNN, TRANSFORMER = (ROOT / "examples" / f"{name}.py" for name in ("mlp", "cnn", "transformer"))
 PLANTED = sorted((ROOT / "tests" / "planted").glob("*.py"))
 
 
@@ -36,7 +36,7 @@ def pyrefly(folder: Path, *files: Path) -> dict[tuple[str, int], str]:
 
 
 def test_the_examples_are_clean(tmp_path: Path) -> None:
-    assert pyrefly(tmp_path, MLP, CNN) == {}
+    assert pyrefly(tmp_path, MLP, CNN, TRANSFORMER) == {}
 
 
 def test_every_planted_bug_is_found_and_nothing_else(tmp_path: Path) -> None:
@@ -76,6 +76,8 @@ def test_the_run_agrees_with_the_planted_lines(path: Path) -> None:
         (CNN, "stride=2, padding=1)", "stride=1, padding=1)", "return self.fc("),
         (CNN, "8 * 3 * 3, 10)", "8 * 4 * 4, 10)", "return self.head("),
         (CNN, "nn.Conv2d(8, 16,", "nn.Conv2d(16, 8,", "self.conv2(x1)"),
+        (TRANSFORMER, "nn.Linear(width, letters)", "nn.Linear(letters, width)", "return self.head("),
+        (TRANSFORMER, "nn.Linear(4 * width, width))", "nn.Linear(width, 4 * width))", "return y + self.mlp("),
     ],
 )
 def test_a_wrong_size_is_found_before_the_run_and_by_it(

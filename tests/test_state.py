@@ -271,6 +271,28 @@ def test_a_value_looked_at_in_the_middle_keeps_its_graph() -> None:
     np.testing.assert_allclose(v.grad.numpy(), 4 * x * np.exp(x * x) + 2 * x, rtol=1e-6)
 
 
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_host_numbers_keep_their_dtype_on_a_tape(device: str) -> None:
+    """A class number, and a seed beyond what float32 holds, that entered as Python ints."""
+    with kt.device(device):
+        v = kt.variable(np.eye(2, 3, dtype=np.float32))
+        loss = F.cross_entropy(v, kt.full((2,), 2))
+        loss.item()
+        loss.backward()
+        p = np.exp(np.eye(2, 3)) / np.exp(np.eye(2, 3)).sum(1, keepdims=True)
+        np.testing.assert_allclose(v.grad.numpy(), (p - np.eye(3)[[2, 2]]) / 2, rtol=1e-5)
+
+        def masked(look: bool) -> Any:
+            x, generator = kt.variable(np.ones(64, np.float32)), kt.Generator((1 << 60) + 12345)
+            y = kt.checkpoint(lambda t: F.dropout(t * t, 0.5, generator=generator).exp())(x).sum()
+            if look:
+                y.item()
+            y.backward()
+            return x.grad.numpy()
+
+        np.testing.assert_array_equal(masked(False), masked(True))
+
+
 def test_a_frozen_module_shares_state_and_is_constant() -> None:
     net, (x, y) = model(dropout=0.5), data(8)
     twin = net.freeze()

@@ -10,6 +10,7 @@ from katachi.devices.reference import REFERENCE
 from katachi.graph.primitives import ELEMENTWISE, MARKS, MOVEMENT, REDUCTIONS, RULES
 from katachi.kernels.lower import LOWERING
 from katachi.kernels.polynomials import ULPS
+from katachi.transforms.control import BUNDLE_JVP, BUNDLE_VJP
 from katachi.transforms.derivatives import DERIVATIVE, FLAT
 from katachi.transforms.jvp import JVP
 from katachi.transforms.vjp import VJP
@@ -18,14 +19,19 @@ from .samples import SAMPLES  # pyrefly: ignore[missing-import]
 
 # A template has the first, a pass removes the marks, and the rest wait for their kernels: the list only gets shorter.
 TEMPLATES = {"dot_general"}
-LATER = {"convolution", "dynamic_slice", "dynamic_update_slice", "reduce_window", "reduce_window_gradient"}
+LATER = {
+    "convolution", "dynamic_slice", "dynamic_update_slice", "reduce_window", "reduce_window_gradient", "argsort",
+    "cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min",
+}  # fmt: skip
+
+CONTROL = {*BUNDLE_VJP, "element"}  # the engine takes bundles apart; tests/test_control.py has the examples
 
 COLUMNS: dict[str, Iterable[str]] = {
     "definition": REFERENCE,
-    "vjp": {*VJP, *FLAT, "concatenate", "custom_gradient"},  # their rules depend on the number of operands
-    "jvp": {*JVP, *FLAT},
-    "lowering": {*LOWERING, *TEMPLATES, *MARKS, "optimization_barrier", "custom_gradient", *LATER},
-    "samples": {*SAMPLES, "custom_gradient"},  # whose gradient is the user's: see test_functional.py
+    "vjp": {*VJP, *FLAT, *CONTROL, "concatenate", "custom_gradient"},  # their rules depend on the number of operands
+    "jvp": {*JVP, *FLAT, *BUNDLE_JVP, "element"},
+    "lowering": {*LOWERING, *TEMPLATES, *MARKS, "optimization_barrier", "custom_gradient", *LATER, *CONTROL},
+    "samples": {*SAMPLES, *CONTROL, "custom_gradient"},  # whose gradient is the user's: see test_functional.py
 }
 
 

@@ -77,6 +77,33 @@ def test_a_step_is_one_program_that_is_built_once() -> None:
     assert len(told.flushes) == 20 and [f.built for f in told.flushes[2:]] == [False] * 18
 
 
+def test_an_epoch_goes_on_in_its_middle() -> None:
+    """Model, optimiser and loader stay; a new Trainer takes up what the first one counted, to the last bit."""
+
+    def stop(seen: train.Running) -> None:
+        if seen.examples > 2 * FOLD:
+            states.append(json.loads(json.dumps(t.state_dict())))
+            raise KeyboardInterrupt
+
+    whole, t, states = trainer(), trainer(), []
+    for one in (whole, t):
+        one.scheduler = optim.lr_scheduler.StepLR(one.optimizer, 3)
+    loader = data.DataLoader(points(200), batch_size=1, shuffle=True, seed=1)
+    rows = whole.fit(data.DataLoader(points(200), batch_size=1, shuffle=True, seed=1), 2)
+    kt.manual_seed(0)
+    t = trainer()
+    t.scheduler = optim.lr_scheduler.StepLR(t.optimizer, 3)
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(loader, 2, on_step=stop)
+    loader.load_state_dict(loader.state_dict())
+    again = train.Trainer(t.model, t.optimizer, t.loss, t.metrics, scheduler=t.scheduler)
+    again.load_state_dict(states[0])
+    assert again.counted == 2 * FOLD + 1
+    got = again.fit(loader, 2)
+    for a, b in zip(rows, got, strict=True):
+        assert (a["epoch"], a["loss"], a["accuracy"]) == (b["epoch"], b["loss"], b["accuracy"])
+
+
 def test_modes_come_back() -> None:
     t = trainer()
     t.model.eval()

@@ -26,9 +26,31 @@ from katachi.graph.dtypes import (
     uint32,
     uint64,
 )  # fmt: skip
+from katachi.tensor.advanced import take, take_along_axis
+from katachi.tensor.arrange import (
+    chunk,
+    diagonal,
+    meshgrid,
+    moveaxis,
+    pad,
+    repeat,
+    roll,
+    split,
+    swapaxes,
+    tile,
+    trace,
+    tril,
+    triu,
+    unstack,
+)  # fmt: skip
+from katachi.tensor.control import cond, scan, while_loop
 from katachi.tensor.creation import (
     arange,
+    asarray,
+    empty,
+    empty_like,
     eye,
+    from_dlpack,
     full,
     full_like,
     linspace,
@@ -38,6 +60,17 @@ from katachi.tensor.creation import (
     variable,
     zeros,
     zeros_like,
+)  # fmt: skip
+from katachi.tensor.cumulative import (
+    argsort,
+    cumprod,
+    cumsum,
+    cumulative_max,
+    cumulative_min,
+    cumulative_prod,
+    cumulative_sum,
+    sort,
+    topk,
 )  # fmt: skip
 from katachi.tensor.elementwise import (
     abs,
@@ -76,6 +109,49 @@ from katachi.tensor.elementwise import (
     where,
 )  # fmt: skip
 from katachi.tensor.explain import explain
+from katachi.tensor.functions import (
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atan2,
+    atanh,
+    bitwise_left_shift,
+    bitwise_right_shift,
+    ceil,
+    clip,
+    cosh,
+    expm1,
+    floor_divide,
+    isfinite,
+    isinf,
+    isnan,
+    log1p,
+    log2,
+    log10,
+    logaddexp,
+    logical_and,
+    logical_not,
+    logical_or,
+    logical_xor,
+    positive,
+    reciprocal,
+    remainder,
+    round,
+    rsqrt,
+    sinh,
+    square,
+    tan,
+    trunc,
+)  # fmt: skip
+from katachi.tensor.kinds import (
+    can_cast,
+    finfo,
+    iinfo,
+    isdtype,
+    result_type,
+)  # fmt: skip
 from katachi.tensor.linalg import matmul
 from katachi.tensor.modes import device, devices, eager, no_grad, use_device
 from katachi.tensor.movement import (
@@ -91,8 +167,30 @@ from katachi.tensor.movement import (
     stack,
     transpose,
 )  # fmt: skip
+from katachi.tensor.products import (
+    einsum,
+    outer,
+    tensordot,
+    vecdot,
+)  # fmt: skip
 from katachi.tensor.random import Generator, manual_seed, rand, randint, randn
-from katachi.tensor.reduce import all, any, argmax, log_softmax, max, mean, min, softmax, sum, var
+from katachi.tensor.reduce import (
+    all,
+    any,
+    argmax,
+    argmin,
+    count_nonzero,
+    log_softmax,
+    logsumexp,
+    max,
+    mean,
+    min,
+    prod,
+    softmax,
+    std,
+    sum,
+    var,
+)  # fmt: skip
 from katachi.tensor.shaped import Shaped, shape_vars
 from katachi.tensor.tensor import Tensor, Variable, is_variable
 from katachi.tensor.tensor import evaluate as eval

@@ -9,6 +9,7 @@ from katachi.devices.reference import REFERENCE
 from katachi.graph.primitives import MARKS, RULES
 from katachi.kernels.lower import LOWERING
 from katachi.tensor.modes import devices
+from katachi.transforms.control import BUNDLE_JVP, BUNDLE_VJP
 from katachi.transforms.derivatives import FLAT
 from katachi.transforms.jvp import JVP
 from katachi.transforms.vjp import VJP
@@ -19,7 +20,9 @@ DESCRIPTION = {
 }
 COLUMNS = ("rule", "vjp", "jvp", "reference", "lowering")
 TEMPLATES = frozenset(["dot_general"])  # kernels that are not loops around one element's formula
-SPECIAL = {"concatenate": "vjp"}  # has any number of operands, so its rule is no row of the table of rules
+# Their rules depend on the number of operands, or take a bundle of values apart: no rows of the table of rules.
+SPECIAL_VJP = frozenset(["concatenate", "custom_gradient", "element", *BUNDLE_VJP])
+SPECIAL_JVP = frozenset(["element", *BUNDLE_JVP])
 
 
 def cells() -> dict[str, dict[str, str]]:
@@ -32,8 +35,8 @@ def cells() -> dict[str, dict[str, str]]:
     for name in RULES:
         flat = name in FLAT
         derived = {
-            "vjp": "flat" if flat else _filled(name in VJP or SPECIAL.get(name) == "vjp"),
-            "jvp": "flat" if flat else _filled(name in JVP),
+            "vjp": "flat" if flat else _filled(name in VJP or name in SPECIAL_VJP),
+            "jvp": "flat" if flat else _filled(name in JVP or name in SPECIAL_JVP),
         }
         lowered = "erased" if name in MARKS else _filled(name in LOWERING or name in TEMPLATES)
         table[name] = {"rule": "yes", **derived, "reference": _filled(name in REFERENCE), "lowering": lowered}

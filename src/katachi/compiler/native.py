@@ -154,7 +154,11 @@ class NativeProgram:
         for part in self.stretches:
             if isinstance(part, Step):
                 with np.errstate(all="ignore"):
-                    np.copyto(env[part.writes], part.run(env))
+                    out = part.run(env)
+                    if isinstance(out, tuple):  # the results of control flow, which `element` takes apart
+                        env[part.writes] = out
+                    else:
+                        np.copyto(env[part.writes], out)
                 continue
             try:
                 part(self.address)

@@ -56,7 +56,9 @@ class ReferenceProgram:
                 env[row] = np.asarray(numbers[k]).astype(dtype)
             for step in self.steps:
                 # always contiguous, so the order of NumPy's sums cannot depend on what ran in which program
-                env[step.writes] = np.ascontiguousarray(step.run(env)).reshape(step.node.shape)
+                out = step.run(env)
+                bundle = isinstance(out, tuple)  # the results of control flow, which `element` takes apart
+                env[step.writes] = out if bundle else np.ascontiguousarray(out).reshape(step.node.shape)
                 for row in step.dead:
                     env[row] = None
         given = {row: inputs[k] for row, k in self.uses}

@@ -4,6 +4,16 @@ from katachi.data.dataset import Dataset, TensorDataset
 from katachi.data.digits import digits
 from katachi.data.fashion import fashion_mnist
 from katachi.data.loader import DataLoader
-from katachi.data.text import Text, Windows, python_source
+from katachi.data.text import ALPHABET, Text, Windows, python_source
 
-__all__ = ["DataLoader", "Dataset", "TensorDataset", "Text", "Windows", "digits", "fashion_mnist", "python_source"]
+__all__ = [
+    "ALPHABET",
+    "DataLoader",
+    "Dataset",
+    "TensorDataset",
+    "Text",
+    "Windows",
+    "digits",
+    "fashion_mnist",
+    "python_source",
+]

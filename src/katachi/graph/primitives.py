@@ -74,7 +74,7 @@ BINARY = (*ARITHMETIC, *BITWISE, "atan2")
 ELEMENTWISE = (*UNARY, *BINARY, "compare", "select", "convert", "bitcast_convert", "is_finite")
 CUMULATIVE = ("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min")
 MOVEMENT = ("broadcast_in_dim", "reshape", "transpose", "slice", "pad", "concatenate", "reverse")
-REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min")
+REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
 MARKS = ("stop_gradient", "variable")  # identities that only tell what is tracked
 DIRECTIONS = ("EQ", "NE", "LT", "LE", "GT", "GE")
 

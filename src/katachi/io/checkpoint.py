@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,8 @@ def save_checkpoint(
     for name, part in (("scheduler", scheduler), ("loader", loader)):
         if part is not None:
             note[name] = part.state_dict()
-    save_safetensors(path, tensors, {"format": FORMAT, "note": json.dumps(note)})
+    text = json.dumps(note)
+    save_safetensors(path, tensors, {"format": FORMAT, "note": text, "crc32": _sum(text, tensors)})
 
 
 def load_checkpoint(
@@ -63,13 +65,25 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Take up what `save_checkpoint` wrote; returns `{"step": ..., "extra": ...}`.
 
-    Raises CheckpointError for another kind of file, and for one without a part that is asked for, OSError
-    without a file.
+    Raises CheckpointError for another kind of file, for a damaged one (a single bit suffices), and for one without a
+    part that is asked for, OSError without a file.
     """
-    tensors, note = load_safetensors(path), _note(path)
+    tensors = load_safetensors(path)
+    note = _note(path, tensors)
     for name, part in (("optimizer", optimizer), ("scheduler", scheduler), ("loader", loader)):
         if part is not None and name not in note:
             raise CheckpointError(f"load_checkpoint: {os.fspath(path)} has no state of the {name}")
+    try:
+        return _take_up(note, tensors, model, optimizer, scheduler, loader, generator)
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"load_checkpoint: {os.fspath(path)} does not fit: {error!r}") from None
+
+
+def _take_up(
+    note: Any, tensors: Mapping[str, Any], model: Any, optimizer: Any, scheduler: Any, loader: Any, generator: Generator
+) -> dict[str, Any]:
     model.load_state_dict(_under("model.", tensors))
     if optimizer is not None:
         saved = note["optimizer"]
@@ -87,17 +101,29 @@ def load_checkpoint(
     return {"step": note["step"], "extra": note["extra"]}
 
 
-def _note(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _sum(note: str, tensors: Mapping[str, Any]) -> str:
+    """A checksum of all that the file holds: safetensors has none, and a flipped bit would otherwise go unnoticed."""
+    total = zlib.crc32(note.encode())
+    for name in sorted(tensors):
+        array = tensors[name].numpy()
+        total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total)
+        total = zlib.crc32(array.tobytes(), total)
+    return f"{total:08x}"
+
+
+def _note(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-        note = json.loads(metadata["note"]) if metadata.get("format") == FORMAT else None
+        note = json.loads(metadata.get("note", "null")) if metadata.get("format") == FORMAT else None
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"load_checkpoint: {os.fspath(path)}: {error}") from None
     if not isinstance(note, dict) or not {"step", "extra", "generator"} <= note.keys():
         raise CheckpointError(
             f"load_checkpoint: {os.fspath(path)} is not a training checkpoint; load_safetensors reads weights"
         )
+    if metadata.get("crc32") != _sum(metadata["note"], tensors):
+        raise CheckpointError(f"load_checkpoint: {os.fspath(path)} is damaged: its checksum does not fit")
     return note
 
 

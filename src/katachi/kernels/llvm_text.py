@@ -232,12 +232,12 @@ class Builder:
         """All lanes combined into one; floating sums in any order."""
         if v.lanes == 1:
             return v
-        if name == "fadd":
+        if name in ("fadd", "fmul"):
             return self.call(
                 v.scalar,
                 1,
-                f"llvm.vector.reduce.fadd.{self.suffix(v)}",
-                self.const(v.scalar, -0.0),
+                f"llvm.vector.reduce.{name}.{self.suffix(v)}",
+                self.const(v.scalar, -0.0 if name == "fadd" else 1.0),
                 v,
                 flags="reassoc ",
             )

@@ -43,7 +43,7 @@ class Instr(NamedTuple):
     load          mask or nothing               (slot of the buffer's row, Affine)
     store         value, then mask or nothing   (slot of the buffer's row, Affine)
     check         index, then mask or nothing   (slot of the size, slot of the number that reports the failure)
-    sum, max, min value                         stage   (an accumulation)
+    sum, max, min value                         stage   (an accumulation; product, all_bits and any_bit as well)
     argmax        value, index                  stage
     philox        flat index, seed, call
     all others are primitives, or their parts, on values of one dtype
@@ -56,7 +56,7 @@ class Instr(NamedTuple):
     where: int  # how deep: 0 before all loops, n in n outer loops; `Code.starts` for the stages
 
 
-ACCUMULATIONS = ("sum", "max", "min", "argmax")
+ACCUMULATIONS = ("sum", "product", "max", "min", "all_bits", "any_bit", "argmax")
 
 
 class Code(NamedTuple):

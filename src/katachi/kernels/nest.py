@@ -11,7 +11,10 @@ from katachi.graph.sizes import count
 from katachi.kernels.loops import ACCUMULATIONS, INNER, UNIT, Affine, Code, Instr, Kernel
 from katachi.kernels.lower import ZERO, Index, Indices, Lowerer, combine, strides
 
-_ACCUMULATE = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "argmax": "argmax"}
+_ACCUMULATE = {
+    "reduce_sum": "sum", "reduce_prod": "product", "reduce_max": "max", "reduce_min": "min", "reduce_and": "all_bits",
+    "reduce_or": "any_bit", "argmax": "argmax",
+}  # fmt: skip
 REDUCING = frozenset((*REDUCTIONS, "argmax"))
 
 

@@ -16,7 +16,7 @@ from katachi.kernels.llvm_text import Builder, Value
 ULPS = {
     "exponential": 2, "log": 2, "sqrt": 1, "tanh": 3, "logistic": 4, "erf": 3, "sine": 2, "cosine": 2, "power": 2,
     **dict.fromkeys(("tan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh"), 2),
-    "exponential_minus_one": 2, "log_plus_one": 2,
+    "exponential_minus_one": 2, "log_plus_one": 2, "atan2": 2,
 }  # fmt: skip
 
 _LN2_HIGH = {"float": 0.693145751953125, "double": 0.6931471803691238}  # few bits, so that n * this is exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -180,16 +181,25 @@ def operation(b: Builder, instr: Instr, args: Sequence[Value]) -> Value:
     return function(b, *args) if function else _OPERATIONS[instr.name](b, instr, *args)
 
 
+_FOLDS: dict[str, tuple[int, Callable[[Value, Value], Value]]] = {  # where it starts, one more
+    "sum": (0, operator.add),
+    "product": (1, operator.mul),
+    "all_bits": (-1, operator.and_),
+    "any_bit": (0, operator.or_),
+}
+_ACROSS = {"sum": "add", "product": "mul", "all_bits": "and", "any_bit": "or"}  # with an f in front for floats
+
+
 class _Fold:
-    """sum, max or min over the lanes and iterations of a stage."""
+    """sum, product, max, min, and, or: over the lanes and iterations of a stage."""
 
     def __init__(self, b: Builder, instr: Instr) -> None:
         self.b, self.instr, self.scalar = b, instr, SCALARS[instr.dtype]
         floating, unsigned = self.scalar in ("float", "double"), instr.dtype in UNSIGNED
         sign = "f" if floating else "u" if unsigned else "s"
         lowest, highest = (0, -1) if unsigned and not floating else INFINITY[self.scalar]
-        if instr.name == "sum":
-            self.first, self.across = 0.0, "fadd" if floating else "add"
+        if instr.name in _FOLDS:
+            self.first, self.across = _FOLDS[instr.name][0], ("f" if floating else "") + _ACROSS[instr.name]
         else:
             self.first = lowest if instr.name == "max" else highest
             self.across = ("fmaximum" if instr.name == "max" else "fminimum") if floating else sign + instr.name
@@ -198,8 +208,8 @@ class _Fold:
         return self.b.variable(self.b.const(self.scalar, self.first, lanes))
 
     def _both(self, x: Value, y: Value) -> Value:
-        if self.instr.name == "sum":
-            return x + y
+        if self.instr.name in _FOLDS:
+            return _FOLDS[self.instr.name][1](x, y)
         return _extreme(self.instr.name + "imum")(self.b, self.instr, x, y)
 
     def step(self, into: Variable, args: Sequence[Value], mask: Value | None) -> None:

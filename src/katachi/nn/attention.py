@@ -49,23 +49,25 @@ SPLIT_HEADS, MERGE_HEADS = Op("split_heads", _split), Op("merge_heads", _merge)
 
 @shape_vars("E")
 class MultiheadAttention(Module):
-    """Self-attention of (B, T, embed_dim) in `num_heads` heads, with PyTorch's names and layout of weights
-    (`in_proj_weight`, `in_proj_bias`, `out_proj`).
+    """Self-attention of (B, T, embed_dim) in `num_heads` heads (Vaswani et al., 2017), with PyTorch's names and layout
+    of weights (`in_proj_weight`, `in_proj_bias`, `out_proj`). `causal` lets position t look at s <= t. Raises
+    ShapeError.
 
     >>> import katachi as kt
     >>> kt.nn.MultiheadAttention(8, 2)(kt.rand(1, 5, 8), causal=True).shape
     (1, 5, 8)
     """
 
-    def __init__(self, embed_dim: Shaped[int, "E"], num_heads: int) -> None:
+    def __init__(self, embed_dim: Shaped[int, "E"], num_heads: int, bias: bool = True) -> None:
         check_positive("MultiheadAttention", embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ShapeError(f"MultiheadAttention: embed_dim {embed_dim} does not divide into {num_heads} heads")
         self.embed_dim, self.num_heads = embed_dim, num_heads
         self.in_proj_weight = uniform((3 * embed_dim, embed_dim), math.sqrt(6 / (4 * embed_dim)))
-        self.in_proj_bias = zero((3 * embed_dim,))
-        self.out_proj = Linear(embed_dim, embed_dim)
-        self.out_proj.bias = zero((embed_dim,))
+        self.in_proj_bias = zero((3 * embed_dim,)) if bias else None
+        self.out_proj = Linear(embed_dim, embed_dim, bias)
+        if bias:
+            self.out_proj.bias = zero((embed_dim,))
 
     @shape_vars("B, T")
     def forward(
@@ -78,12 +80,14 @@ class MultiheadAttention(Module):
         return self.out_proj(apply(MERGE_HEADS, (scaled_dot_product_attention(q, k, v, is_causal=causal),)))
 
     def describe(self) -> str:
-        return f"{self.embed_dim}, num_heads={self.num_heads}"
+        said = f"{self.embed_dim}, num_heads={self.num_heads}"
+        return said if self.in_proj_bias is not None else f"{said}, bias=False"
 
 
 @shape_vars("E")
 class TransformerBlock(Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with a hidden width of four times the width.
+    """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al., 2020), with a hidden width of four times the width:
+    (B, T, embed_dim) stays (B, T, embed_dim). `causal` lets position t look at s <= t. Raises ShapeError.
 
     >>> import katachi as kt
     >>> kt.nn.TransformerBlock(8, 2)(kt.rand(1, 5, 8)).shape
@@ -100,3 +104,6 @@ class TransformerBlock(Module):
     def forward(self, x: Tensor[Shaped[Any, "[B, T, E]"], Fixed]) -> Tensor[Shaped[Any, "[B, T, E]"], Tracked]:
         x = x + self.dropout(self.attention(self.norm1(x), causal=self.causal))
         return x + self.dropout(self.down(gelu(self.up(self.norm2(x)))))
+
+    def describe(self) -> str:
+        return f"causal={self.causal}"

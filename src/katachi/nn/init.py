@@ -8,6 +8,7 @@ from typing import Any
 
 from katachi.errors import ShapeError
 from katachi.nn.module import Parameter
+from katachi.tensor.creation import full, zeros
 from katachi.tensor.modes import device, no_grad
 from katachi.tensor.random import rand, randn
 from katachi.tensor.trace import current
@@ -36,8 +37,6 @@ def normal(shape: Shaped[tuple[int, ...], "D"], std: float) -> Parameter[Shaped[
 @shape_vars("*D")
 def zero(shape: Shaped[tuple[int, ...], "D"]) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts at zero."""
-    from katachi.tensor.creation import zeros
-
     return _parameter(lambda: zeros(shape))
 
 
@@ -67,25 +66,107 @@ def _set(p: Any, fresh: Parameter) -> Any:
     return p
 
 
-def kaiming_uniform_(p: Any, a: float = 0.0, nonlinearity: str = "leaky_relu") -> Any:
-    """Give p uniform values that keep the variance through layers with this nonlinearity (He et al., 2015)."""
-    fan_in, _ = _fans(p.shape)
-    return _set(p, uniform(p.shape, _gain(nonlinearity, a) * math.sqrt(3 / fan_in)))
+def _fan(p: Any, mode: str) -> int:
+    fans = dict(zip(("fan_in", "fan_out"), _fans(p.shape), strict=True))
+    if mode not in fans:
+        raise ValueError(f'mode is "fan_in" or "fan_out", got {mode!r}')
+    return fans[mode]
 
 
-def kaiming_normal_(p: Any, a: float = 0.0, nonlinearity: str = "leaky_relu") -> Any:
-    """Give p normal values that keep the variance through layers with this nonlinearity (He et al., 2015)."""
-    fan_in, _ = _fans(p.shape)
-    return _set(p, normal(p.shape, _gain(nonlinearity, a) / math.sqrt(fan_in)))
+def kaiming_uniform_(p: Any, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Any:
+    """Give p uniform values within gain sqrt(3 / fan), which keep the variance through layers with this nonlinearity
+    (He et al., 2015): of the values with `fan_in`, of the gradients with `fan_out`. Raises ShapeError, ValueError.
+
+    >>> import katachi as kt
+    >>> bool((kt.nn.init.kaiming_uniform_(kt.nn.Parameter(kt.zeros(4, 6))).numpy().__abs__() <= 1).all())
+    True
+    """
+    return _set(p, uniform(p.shape, _gain(nonlinearity, a) * math.sqrt(3 / _fan(p, mode))))
+
+
+def kaiming_normal_(p: Any, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Any:
+    """Give p normal values of standard deviation gain / sqrt(fan), as kaiming_uniform_. Raises ShapeError, ValueError.
+
+    >>> import katachi as kt
+    >>> kt.nn.init.kaiming_normal_(kt.nn.Parameter(kt.zeros(4, 6)), nonlinearity="relu").shape
+    (4, 6)
+    """
+    return _set(p, normal(p.shape, _gain(nonlinearity, a) / math.sqrt(_fan(p, mode))))
 
 
 def xavier_uniform_(p: Any, gain: float = 1.0) -> Any:
-    """Give p uniform values that balance the variance of both passes (Glorot and Bengio, 2010)."""
+    """Give p uniform values within gain sqrt(6 / (fan_in + fan_out)), which balance the variance of both passes (Glorot
+    and Bengio, 2010). Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> bool((kt.nn.init.xavier_uniform_(kt.nn.Parameter(kt.zeros(3, 3))).numpy().__abs__() <= 1).all())
+    True
+    """
     fan_in, fan_out = _fans(p.shape)
     return _set(p, uniform(p.shape, gain * math.sqrt(6 / (fan_in + fan_out))))
 
 
 def xavier_normal_(p: Any, gain: float = 1.0) -> Any:
-    """Give p normal values that balance the variance of both passes (Glorot and Bengio, 2010)."""
+    """Give p normal values of standard deviation gain sqrt(2 / (fan_in + fan_out)), as xavier_uniform_. Raises
+    ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.init.xavier_normal_(kt.nn.Parameter(kt.zeros(3, 3))).shape
+    (3, 3)
+    """
     fan_in, fan_out = _fans(p.shape)
     return _set(p, normal(p.shape, gain * math.sqrt(2 / (fan_in + fan_out))))
+
+
+def uniform_(p: Any, a: float = 0.0, b: float = 1.0) -> Any:
+    """Give p uniform values in [a, b). Raises ValueError unless a <= b.
+
+    >>> import katachi as kt
+    >>> kt.nn.init.uniform_(kt.nn.Parameter(kt.zeros(2)), 3.0, 3.0).tolist()
+    [3.0, 3.0]
+    """
+    if not a <= b:
+        raise ValueError(f"uniform_: a must not be above b, got {a} and {b}")
+    return _set(p, _parameter(lambda: rand(p.shape) * (b - a) + a))
+
+
+def normal_(p: Any, mean: float = 0.0, std: float = 1.0) -> Any:
+    """Give p normal values. Raises ValueError for a negative `std`.
+
+    >>> import katachi as kt
+    >>> kt.nn.init.normal_(kt.nn.Parameter(kt.zeros(2)), 3.0, 0.0).tolist()
+    [3.0, 3.0]
+    """
+    if not std >= 0:
+        raise ValueError(f"normal_: std must not be negative, got {std}")
+    return _set(p, _parameter(lambda: randn(p.shape) * std + mean))
+
+
+def constant_(p: Any, val: float) -> Any:
+    """Give every element of p one value.
+
+    >>> import katachi as kt
+    >>> kt.nn.init.constant_(kt.nn.Parameter(kt.zeros(2)), 3.0).tolist()
+    [3.0, 3.0]
+    """
+    return _set(p, _parameter(lambda: full(p.shape, float(val))))
+
+
+def zeros_(p: Any) -> Any:
+    """Give every element of p the value 0.
+
+    >>> import katachi as kt
+    >>> kt.nn.init.zeros_(kt.nn.Parameter(kt.ones(2))).tolist()
+    [0.0, 0.0]
+    """
+    return constant_(p, 0.0)
+
+
+def ones_(p: Any) -> Any:
+    """Give every element of p the value 1.
+
+    >>> import katachi as kt
+    >>> kt.nn.init.ones_(kt.nn.Parameter(kt.zeros(2))).tolist()
+    [1.0, 1.0]
+    """
+    return constant_(p, 1.0)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from katachi.errors import ShapeError
 from katachi.nn import functional as F
+from katachi.nn.common import pair
 from katachi.nn.init import uniform
 from katachi.nn.module import Module, Parameter, check_positive
-from katachi.tensor.types import _G, Shaped, shape_vars
+from katachi.tensor.types import Shaped, shape_vars
 
 if TYPE_CHECKING:
     from katachi.tensor.shape_rules import fit
@@ -99,7 +100,7 @@ class Conv2d(Module):
         if in_channels % groups or out_channels % groups:
             raise ShapeError(f"Conv2d: {in_channels} and {out_channels} channels do not divide into {groups} groups")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = F._pair(kernel_size, "Conv2d: kernel_size")
+        self.kernel_size = pair(kernel_size, "Conv2d: kernel_size")
         self.stride, self.padding, self.dilation = stride, padding, dilation
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         bound = 1 / math.sqrt(math.prod(shape[1:]))
@@ -119,54 +120,58 @@ class Conv2d(Module):
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def describe(self) -> str:
-        how = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-        return f"{self.in_channels}, {self.out_channels}, {how}"
+        return _described(self)
 
 
-@shape_vars("K, S, P")
-class MaxPool2d(Module):
-    """The maximum of each window over the last two axes."""
+def _described(layer: Conv2d | ConvTranspose2d) -> str:
+    usual = {"padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
+    said = [f"{layer.in_channels}, {layer.out_channels}, kernel_size={layer.kernel_size}, stride={layer.stride}"]
+    said += [f"{name}={value}" for name in usual if (value := getattr(layer, name, usual[name])) != usual[name]]
+    return ", ".join(said if layer.bias is not None else [*said, "bias=False"])
 
-    if TYPE_CHECKING:
 
-        @overload
-        @shape_vars("U, X")
-        def __init__(
-            self: Shaped[MaxPool2d, "U, U, X"],
-            kernel_size: Shaped[int, "U"],
-            stride: None = None,
-            padding: Shaped[int, "X"] = 0,
-        ) -> None: ...
-        @overload
-        @shape_vars("U, V, X")
-        def __init__(
-            self: Shaped[MaxPool2d, "U, V, X"],
-            kernel_size: Shaped[int, "U"],
-            stride: Shaped[int, "V"],
-            padding: Shaped[int, "X"] = 0,
-        ) -> None: ...
-        @overload
-        def __init__(
-            self: Shaped[MaxPool2d, "int, int, int"],
-            kernel_size: int | tuple[int, int],
-            stride: int | tuple[int, int] | None = None,
-            padding: int | tuple[int, int] = 0,
-        ) -> None: ...
+@shape_vars("I, O")
+class ConvTranspose2d(Module):
+    """The transpose of Conv2d: images (N, C, H, W) grow to H' = (H - 1) stride - 2 padding + dilation (kH - 1) +
+    output_padding + 1. The weight is (in_channels, out_channels / groups, kH, kW). Raises ShapeError.
 
-    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+    >>> import katachi as kt
+    >>> kt.nn.ConvTranspose2d(3, 8, 4, stride=2, padding=1)(kt.ones((2, 3, 8, 8))).shape
+    (2, 8, 16, 16)
+    """
 
-    @shape_vars("N, *B, H, W")
+    def __init__(
+        self,
+        in_channels: Shaped[int, "I"],
+        out_channels: Shaped[int, "O"],
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, int] = 1,
+    ) -> None:
+        check_positive("ConvTranspose2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ShapeError(
+                f"ConvTranspose2d: {in_channels} and {out_channels} channels do not divide into {groups} groups"
+            )
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = pair(kernel_size, "ConvTranspose2d: kernel_size")
+        self.stride, self.padding, self.output_padding = stride, padding, output_padding
+        self.dilation = dilation
+        shape = (in_channels, out_channels // groups, *self.kernel_size)
+        bound = 1 / math.sqrt(math.prod(shape[1:]))  # as PyTorch's, which takes the second axis for the inputs
+        self.weight = uniform(shape, bound)
+        self.bias = uniform((out_channels,), bound) if bias else None
+
+    @shape_vars("B, H, W")
     def forward(
-        self, x: Tensor[Shaped[Any, "[N, *Elements[B], H, W]"], _G]
-    ) -> Tensor[
-        Shaped[
-            Any,
-            "[N, *Elements[B], fit(Int[H], Int[K], Int[S], Int[P], 1), fit(Int[W], Int[K], Int[S], Int[P], 1)]",
-        ],
-        _G,
-    ]:
-        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        self, x: Tensor[Shaped[Any, "[B, I, H, W]"], Fixed]
+    ) -> Tensor[Shaped[Any, "[B, O, int, int]"], Tracked]:
+        how = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(x, self.weight, self.bias, *how)
 
     def describe(self) -> str:
-        return f"{self.kernel_size}"
+        return _described(self)

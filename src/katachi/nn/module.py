@@ -211,9 +211,9 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        head = f"{type(self).__name__}({self.describe()}"
-        lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.children()]
-        return head + ")" if not lines else head + "\n  " + "\n  ".join(lines) + "\n)"
+        name, own = type(self).__name__, self.describe()
+        lines = [f"({child}): {module!r}".replace("\n", "\n  ") for child, module in self.children()]
+        return f"{name}({own})" if not lines else "\n  ".join([f"{name}(", *([own] if own else []), *lines]) + "\n)"
 
 
 def _value(cell: Tensor) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from katachi.errors import ShapeError
 from katachi.nn.module import Buffer, Module, Parameter, check_positive
-from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, layer_norm
+from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, layer_norm, rms_norm
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import ones, zeros
 from katachi.tensor.operand import as_shape
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @shape_vars("D")
 class LayerNorm(Module):
-    """Normalises over the last axes, with a learned scale and shift.
+    """Normalises over the last axes, with a learned scale and shift (Ba et al., 2016): `functional.layer_norm` of
+    (..., *normalized_shape). Raises ShapeError.
 
     >>> import katachi as kt
     >>> kt.nn.LayerNorm(4)(kt.rand(2, 4)).shape
@@ -27,11 +28,15 @@ class LayerNorm(Module):
     """
 
     def __init__(
-        self, normalized_shape: Shaped[int, "D"] | tuple[int, ...], eps: float = 1e-5, elementwise_affine: bool = True
+        self,
+        normalized_shape: Shaped[int, "D"] | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
     ) -> None:
         self.normalized_shape, self.eps = as_shape(normalized_shape, "normalized_shape"), eps
         self.weight = Parameter(ones(self.normalized_shape)) if elementwise_affine else None
-        self.bias = Parameter(zeros(self.normalized_shape)) if elementwise_affine else None
+        self.bias = Parameter(zeros(self.normalized_shape)) if elementwise_affine and bias else None
 
     @shape_vars("*B")
     def forward(
@@ -40,39 +45,86 @@ class LayerNorm(Module):
         return layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
     def describe(self) -> str:
-        return f"{self.normalized_shape}"
+        said = f"{self.normalized_shape}, eps={self.eps}"
+        return said if self.weight is not None else f"{said}, elementwise_affine=False"
+
+
+@shape_vars("D")
+class RMSNorm(Module):
+    """Divides by the root of the mean square over the last axes, with a learned scale (Zhang and Sennrich, 2019):
+    `functional.rms_norm` of (..., *normalized_shape). Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.RMSNorm(4)(kt.rand(2, 4)).shape
+    (2, 4)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: Shaped[int, "D"] | tuple[int, ...],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+    ) -> None:
+        self.normalized_shape, self.eps = as_shape(normalized_shape, "normalized_shape"), eps
+        self.weight = Parameter(ones(self.normalized_shape)) if elementwise_affine else None
+
+    @shape_vars("*B")
+    def forward(
+        self, x: Tensor[Shaped[Any, "[*Elements[B], D]"], Fixed]
+    ) -> Tensor[Shaped[Any, "[*Elements[B], D]"], Tracked]:
+        return rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+    def describe(self) -> str:
+        said = f"{self.normalized_shape}, eps={self.eps}"
+        return said if self.weight is not None else f"{said}, elementwise_affine=False"
 
 
 @shape_vars("C")
 class BatchNorm2d(Module):
     """Normalises images (N, C, H, W) per channel (Ioffe and Szegedy, 2015): by the batch in training, when running
-    statistics follow it with `momentum`; by these in evaluation.
+    statistics follow it with `momentum` (None: their plain average); by these in evaluation, unless
+    `track_running_stats` is False. Raises ShapeError.
 
     >>> import katachi as kt
     >>> kt.nn.BatchNorm2d(3)(kt.rand(2, 3, 4, 4)).shape
     (2, 3, 4, 4)
     """
 
-    def __init__(self, num_features: Shaped[int, "C"], eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self,
+        num_features: Shaped[int, "C"],
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
         check_positive("BatchNorm2d", num_features=num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.weight, self.bias = Parameter(ones(num_features)), Parameter(zeros(num_features))
-        self.running_mean, self.running_var = Buffer(zeros(num_features)), Buffer(ones(num_features))
-        self.num_batches_tracked = Buffer(0)
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.weight = Parameter(ones(num_features)) if affine else None
+        self.bias = Parameter(zeros(num_features)) if affine else None
+        self.running_mean = Buffer(zeros(num_features)) if track_running_stats else None
+        self.running_var = Buffer(ones(num_features)) if track_running_stats else None
+        self.num_batches_tracked = Buffer(0) if track_running_stats else None
 
     @shape_vars("B, H, W")
     def forward(self, x: Tensor[Shaped[Any, "[B, C, H, W]"], Fixed]) -> Tensor[Shaped[Any, "[B, C, H, W]"], Tracked]:
         if x.ndim != 4 or x.shape[1] != self.num_features:
             raise ShapeError(f"BatchNorm2d: needs input (N, {self.num_features}, H, W), got {x.shape}")
+        affine = () if self.weight is None else (self.weight, self.bias)
+        mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
+        if mean is None or variance is None or count is None:
+            return apply(BATCH_NORM, (x, *affine), (self.eps,), many=True)[0]
         if not self.training:
-            fixed = (self.running_mean, self.running_var, self.weight, self.bias)
-            return apply(BATCH_NORM_FIXED, (x, *fixed), (self.eps,))
-        out, mean, variance = apply(BATCH_NORM, (x, self.weight, self.bias), (self.eps,), many=True)
-        keep = 1.0 - self.momentum
-        self.running_mean.set(self.running_mean * keep + mean * self.momentum)
-        self.running_var.set(self.running_var * keep + variance * self.momentum)
-        self.num_batches_tracked.set(self.num_batches_tracked + 1)
+            return apply(BATCH_NORM_FIXED, (x, mean, variance, *affine), (self.eps,))
+        out, batch_mean, batch_variance = apply(BATCH_NORM, (x, *affine), (self.eps,), many=True)
+        share = 1 / (count + 1) if self.momentum is None else self.momentum
+        mean.set(mean * (1.0 - share) + batch_mean * share)
+        variance.set(variance * (1.0 - share) + batch_variance * share)
+        count.set(count + 1)
         return out
 
     def describe(self) -> str:
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        said = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        said += "" if self.affine else ", affine=False"
+        return said if self.track_running_stats else f"{said}, track_running_stats=False"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ml_dtypes import finfo
+
 from katachi.errors import ShapeError
 from katachi.graph import build as b
 from katachi.graph.node import Node
@@ -54,28 +56,67 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
     return apply(LAYER_NORM, (x, *affine), (as_shape(normalized_shape, "normalized_shape"), float(eps)))
 
 
-def _across(x: Node, channels: tuple[int, ...]) -> tuple[int, ...]:
+def _rms_norm(x: Node, *rest: Any) -> Node:
+    *affine, shape, eps = rest
+    if x.shape[len(x.shape) - len(shape) :] != shape:
+        raise ShapeError(f"needs an input that ends in {shape}, got {x.shape}")
+    x = floating(x)
+    axes = tuple(range(len(x.shape) - len(shape), len(x.shape)))
+    square = b.reduce("reduce_sum", b.multiply(x, x), axes, keepdims=True)
+    square = b.divide(square, b.like(square, float(count(shape))))
+    least = float(finfo(x.dtype.numpy).eps) if eps is None else eps
+    out = b.divide(x, make("sqrt", b.shift(square, least)))
+    return b.multiply(out, b.convert(affine[0], x.dtype)) if affine else out
+
+
+RMS_NORM = Op("rms_norm", _rms_norm)
+
+
+def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
+    """x / sqrt(mean of squares + eps) over the last axes, times weight (Zhang and Sennrich, 2019). Without `eps` it is
+    the dtype's machine epsilon. Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.functional.rms_norm(kt.tensor([[1.0, 7.0]]), 2, eps=0.0).numpy().round(3).tolist()
+    [[0.20000000298023224, 1.399999976158142]]
+    """
+    operands = (x,) if weight is None else (x, weight)
+    shape = as_shape(normalized_shape, "normalized_shape")
+    return apply(RMS_NORM, operands, (shape, None if eps is None else float(eps)))
+
+
+def _across(x: Node, channels: int) -> tuple[int, ...]:
     """A per-channel shape that broadcasts over (N, C, ...)."""
-    return (1, *channels, *(1 for _ in x.shape[2:]))
+    return (1, channels, *(1 for _ in x.shape[2:]))
 
 
-def _batch_norm(x: Node, weight: Node, bias: Node, eps: float) -> tuple[Node, Node, Node]:
+def _rescale(out: Node, affine: tuple[Node, ...], shape: tuple[int, ...]) -> Node:
+    if not affine:
+        return out
+    weight, bias = (b.reshape(b.convert(p, out.dtype), shape) for p in affine)
+    return b.add(b.multiply(out, weight), bias)
+
+
+def _batch_norm(x: Node, *rest: Any) -> tuple[Node, Node, Node]:
     """Normalised by the batch, and the batch's mean and unbiased variance per channel."""
+    *affine, eps = rest
+    x, channels = floating(x), x.shape[1]
     axes = (0, *range(2, len(x.shape)))
-    out, mean, variance = _standardise(x, axes, eps)
-    shape = _across(x, weight.shape)
-    out = b.add(b.multiply(out, b.reshape(weight, shape)), b.reshape(bias, shape))
     n = count(tuple(x.shape[i] for i in axes))
     if n < 2:
         raise ShapeError(f"needs more than one value a channel to train, got {x.shape}")
-    unbiased = b.scale(b.reshape(variance, weight.shape), n / (n - 1))
-    return out, make("stop_gradient", b.reshape(mean, weight.shape)), make("stop_gradient", unbiased)
+    out, mean, variance = _standardise(x, axes, eps)
+    out = _rescale(out, tuple(affine), _across(x, channels))
+    unbiased = b.scale(b.reshape(variance, (channels,)), n / (n - 1))
+    return out, make("stop_gradient", b.reshape(mean, (channels,))), make("stop_gradient", unbiased)
 
 
-def _batch_norm_fixed(x: Node, mean: Node, variance: Node, weight: Node, bias: Node, eps: float) -> Node:
-    shape = _across(x, weight.shape)
-    mean, variance, weight, bias = (b.reshape(b.convert(p, x.dtype), shape) for p in (mean, variance, weight, bias))
-    return b.add(b.multiply(b.divide(b.subtract(x, mean), make("sqrt", b.shift(variance, eps))), weight), bias)
+def _batch_norm_fixed(x: Node, mean: Node, variance: Node, *rest: Any) -> Node:
+    *affine, eps = rest
+    x, shape = floating(x), _across(x, x.shape[1])
+    mean, variance = (b.reshape(b.convert(p, x.dtype), shape) for p in (mean, variance))
+    out = b.divide(b.subtract(x, mean), make("sqrt", b.shift(variance, eps)))
+    return _rescale(out, tuple(affine), shape)
 
 
 BATCH_NORM, BATCH_NORM_FIXED = Op("batch_norm", _batch_norm), Op("batch_norm", _batch_norm_fixed)

@@ -81,6 +81,40 @@ def pooling(
     padding: int | tuple[int, int] = 0,
 ) -> Tensor[Shaped[Any, "[*Elements[B], int, int]"], _G]: ...
 @overload
+@shape_vars("*B, H, W, K, P")
+def averaging(
+    x: Tensor[Shaped[Any, "[*Elements[B], H, W]"], _G],
+    kernel_size: Shaped[int, "K"],
+    stride: None = None,
+    padding: Shaped[int, "P"] = 0,
+    *,
+    count_include_pad: bool = True,
+) -> Tensor[
+    Shaped[Any, "[*Elements[B], fit(Int[H], Int[K], Int[K], Int[P], 1), fit(Int[W], Int[K], Int[K], Int[P], 1)]"], _G
+]: ...
+@overload
+@shape_vars("*B, H, W, K, S, P")
+def averaging(
+    x: Tensor[Shaped[Any, "[*Elements[B], H, W]"], _G],
+    kernel_size: Shaped[int, "K"],
+    stride: Shaped[int, "S"],
+    padding: Shaped[int, "P"] = 0,
+    *,
+    count_include_pad: bool = True,
+) -> Tensor[
+    Shaped[Any, "[*Elements[B], fit(Int[H], Int[K], Int[S], Int[P], 1), fit(Int[W], Int[K], Int[S], Int[P], 1)]"], _G
+]: ...
+@overload
+@shape_vars("*B, H, W")
+def averaging(
+    x: Tensor[Shaped[Any, "[*Elements[B], H, W]"], _G],
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] | None = None,
+    padding: int | tuple[int, int] = 0,
+    *,
+    count_include_pad: bool = True,
+) -> Tensor[Shaped[Any, "[*Elements[B], int, int]"], _G]: ...
+@overload
 @shape_vars("*A, *T, D")
 def classification(
     logits: Tensor[Shaped[Any, "A"], _G],
@@ -88,6 +122,9 @@ def classification(
     *,
     axis: Shaped[int, "D"] = 1,
     reduction: Literal["mean", "sum"] = "mean",
+    weight: Tensor[Any, Fixed] | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
 ) -> Tensor[Shaped[Any, "nothing_of(losses_shape(A, T, Int[D]))"], _G]: ...
 @overload
 @shape_vars("*A, *T, D")
@@ -97,7 +134,44 @@ def classification(
     *,
     axis: Shaped[int, "D"] = 1,
     reduction: Literal["none"],
+    weight: Tensor[Any, Fixed] | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
 ) -> Tensor[Shaped[Any, "losses_shape(A, T, Int[D])"], _G]: ...
+@overload
+@shape_vars("*A, *T, D")
+def classification(
+    logits: Tensor[Shaped[Any, "A"], _G],
+    target: Tensor[Shaped[Any, "T"], Fixed],
+    *,
+    axis: Shaped[int, "D"] = 1,
+    reduction: str,
+    weight: Tensor[Any, Fixed] | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Tensor[Any, _G]: ...
+@overload
+@shape_vars("*A, *T, D")
+def likelihood(
+    log_p: Tensor[Shaped[Any, "A"], _G],
+    target: Tensor[Shaped[Any, "T"], Fixed],
+    weight: Tensor[Any, Fixed] | None = None,
+    *,
+    axis: Shaped[int, "D"] = 1,
+    reduction: Literal["mean", "sum"] = "mean",
+    ignore_index: int = -100,
+) -> Tensor[Shaped[Any, "nothing_of(losses_shape(A, T, Int[D]))"], _G]: ...
+@overload
+@shape_vars("*A, *T, D")
+def likelihood(
+    log_p: Tensor[Shaped[Any, "A"], _G],
+    target: Tensor[Shaped[Any, "T"], Fixed],
+    weight: Tensor[Any, Fixed] | None = None,
+    *,
+    axis: Shaped[int, "D"] = 1,
+    reduction: str,
+    ignore_index: int = -100,
+) -> Tensor[Any, _G]: ...
 @overload
 @shape_vars("*A, *B")
 def distance(
@@ -119,3 +193,40 @@ def distance(
 def distance(
     x: Tensor[Shaped[Any, "A"], Fixed], target: Tensor[Shaped[Any, "B"], Fixed], *, reduction: Literal["none"]
 ) -> Tensor[Shaped[Any, "same_shapes(A, B)"], Any]: ...
+@overload
+@shape_vars("*A, *B")
+def distance(
+    x: Tensor[Shaped[Any, "A"], _G], target: Tensor[Shaped[Any, "B"], Fixed], *, reduction: str
+) -> Tensor[Any, _G]: ...
+@overload
+def transposed(
+    x: Tensor[Any, Fixed],
+    weight: Tensor[Any, Tracked],
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> Tensor[tuple[int, int, int, int], Tracked]: ...
+@overload
+def transposed(
+    x: Tensor[Any, _G],
+    weight: Tensor[Any, Fixed],
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> Tensor[tuple[int, int, int, int], _G]: ...
+@overload
+@shape_vars("*B, H, W, K")
+def adaptive(
+    x: Tensor[Shaped[Any, "[*Elements[B], H, W]"], _G], output_size: Shaped[int, "K"]
+) -> Tensor[Shaped[Any, "[*Elements[B], K, K]"], _G]: ...
+@overload
+@shape_vars("*B, H, W")
+def adaptive(
+    x: Tensor[Shaped[Any, "[*Elements[B], H, W]"], _G], output_size: tuple[int | None, int | None]
+) -> Tensor[Shaped[Any, "[*Elements[B], int, int]"], _G]: ...

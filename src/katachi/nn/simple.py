@@ -9,8 +9,9 @@ from katachi.nn.module import Module
 from katachi.tensor.types import _G, _S, Shaped, shape_vars
 
 if TYPE_CHECKING:
-    from katachi.tensor.shape_rules import first_size, rest_size
+    from katachi.tensor.shape_rules import first_size, rest_size, same_shape
     from katachi.tensor.tensor import Tensor
+    from katachi.tensor.types import Int
 
 
 class ReLU(Module):
@@ -28,6 +29,96 @@ class GELU(Module):
 
     def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.gelu(x, self.approximate)
+
+    def describe(self) -> str:
+        return f"approximate={self.approximate!r}" if self.approximate != "none" else ""
+
+
+class LeakyReLU(Module):
+    """x where positive, negative_slope * x elsewhere (Maas et al., 2013).
+
+    >>> import katachi as kt
+    >>> kt.nn.LeakyReLU(0.5)(kt.tensor([-2.0, 2.0])).tolist()
+    [-1.0, 2.0]
+    """
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
+        return F.leaky_relu(x, self.negative_slope)
+
+    def describe(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+
+class SiLU(Module):
+    """x / (1 + exp(-x)) (Elfwing et al., 2018).
+
+    >>> import katachi as kt
+    >>> kt.nn.SiLU()(kt.tensor([0.0, 100.0])).tolist()
+    [0.0, 100.0]
+    """
+
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
+        return F.silu(x)
+
+
+class Identity(Module):
+    """x itself; takes and forgets any arguments, so that it can stand in for any layer.
+
+    >>> import katachi as kt
+    >>> kt.nn.Identity(3, bias=False)(kt.tensor([1.0])).tolist()
+    [1.0]
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
+        return x
+
+
+@shape_vars("D")
+class Softmax(Module):
+    """exp(x), divided by its sum along `dim`. Raises ShapeError for an axis that is not there.
+
+    >>> import katachi as kt
+    >>> kt.nn.Softmax(dim=1)(kt.zeros((1, 4))).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
+    """
+
+    def __init__(self, dim: Shaped[int, "D"] = -1) -> None:
+        self.dim = dim
+
+    @shape_vars("*A")
+    def forward(self, x: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
+        out: Any = F.softmax(x, self.dim)
+        return out
+
+    def describe(self) -> str:
+        return f"dim={self.dim}"
+
+
+@shape_vars("D")
+class LogSoftmax(Module):
+    """The logarithm of softmax along `dim`. Raises ShapeError for an axis that is not there.
+
+    >>> import katachi as kt
+    >>> round(kt.nn.LogSoftmax(dim=0)(kt.zeros(2))[0].item(), 4)
+    -0.6931
+    """
+
+    def __init__(self, dim: Shaped[int, "D"] = -1) -> None:
+        self.dim = dim
+
+    @shape_vars("*A")
+    def forward(self, x: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
+        out: Any = F.log_softmax(x, self.dim)
+        return out
+
+    def describe(self) -> str:
+        return f"dim={self.dim}"
 
 
 class Tanh(Module):

@@ -16,6 +16,8 @@ from katachi.tensor.handle import handle
 from katachi.tensor.tensor import Tensor
 from katachi.tensor.trace import current, flush
 
+ALWAYS = ("initial_lr", "decoupled_weight_decay", "foreach", "fused")  # PyTorch's, that change no number here
+
 
 class Optimizer:
     """Base of the optimisers. `param_groups` is a list of dicts with "params" and the settings, which may be changed
@@ -136,9 +138,19 @@ class Optimizer:
                     )
             new[id(p)] = {n: leaf(Tensor, values[n], p.dtype, p.device, tracked=False) for n in self.states}
             new[id(p)]["step"] = int(values["step"])
+        settings = [self._settings(group, saved) for group, saved in zip(self.param_groups, groups, strict=True)]
         self.state = new
-        for group, saved in zip(self.param_groups, groups, strict=True):
-            group.update({k: v for k, v in saved.items() if k != "params"})
+        for group, mine in zip(self.param_groups, settings, strict=True):
+            group.update(mine)
+
+    def _settings(self, group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+        """What a saved group sets. PyTorch saves settings that are not known here; those that are off say nothing."""
+        mine = {k: v for k, v in saved.items() if k in group and k != "params"}
+        for k, v in saved.items():
+            if k not in group and k not in ALWAYS and v not in (None, False):
+                raise CheckpointError(f"load_state_dict: {type(self).__name__} has no setting {k!r}, saved as {v!r}")
+        self.check({**group, **mine})
+        return mine
 
     def _state_of(self, p: Any) -> dict[str, Any]:
         state = self.state.get(id(p))

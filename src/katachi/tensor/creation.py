@@ -180,6 +180,40 @@ def full(shape: Any, value: Any, *, dtype: Any = None, device: str | None = None
     return apply(FULL, (value,), (as_shape(shape), kind))
 
 
+@like(filling)
+def empty(shape: Any = (), *more: int, dtype: Any = float32, device: str | None = None) -> Any:
+    """Zeros of a shape: katachi never shows memory that nobody has written."""
+    return apply(ZEROS, (), (_sizes(shape, more), as_dtype(dtype), check_device(device or current().modes.device)))
+
+
+def empty_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None) -> Tensor[_S, Fixed]:
+    """Zeros of x's shape, dtype and device."""
+    return zeros_like(x, dtype=dtype)
+
+
+def asarray(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
+    """x itself if it is a tensor of this dtype on this device, else `kt.tensor` of it."""
+    if isinstance(x, Handle) and dtype in (None, x._aval.dtype) and device in (None, x._aval.device):
+        return x
+    return tensor(x, dtype, device)
+
+
+def from_dlpack(x: Any, /, *, device: str | None = None) -> Any:
+    """A constant with a copy of another library's array, which must lie in the CPU's memory. Raises DTypeError.
+
+    >>> import katachi as kt, numpy as np
+    >>> kt.from_dlpack(np.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    if isinstance(x, Handle):
+        return tensor(x, device=device)
+    try:
+        array = np.from_dlpack(x)
+    except (AttributeError, BufferError, TypeError, RuntimeError) as error:
+        raise DTypeError(f"from_dlpack: cannot read {type(x).__name__}: {error}") from None
+    return tensor(array, device=device)
+
+
 def zeros_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None) -> Tensor[_S, Fixed]:
     """Zeros of x's shape, dtype and device."""
     return zeros(x.shape, dtype=dtype or x.dtype, device=x.device)
@@ -235,6 +269,6 @@ def linspace(
 
 
 __all__ = [
-    "arange", "constant", "eye", "full", "full_like", "leaf", "linspace", "ones", "ones_like", "tensor", "unfreeze",
-    "variable", "zeros", "zeros_like",
+    "arange", "asarray", "constant", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like", "leaf",
+    "linspace", "ones", "ones_like", "tensor", "unfreeze", "variable", "zeros", "zeros_like",
 ]  # fmt: skip

@@ -153,7 +153,6 @@ class _Run:
         operands: list[Any] = [*self.roots, *[s for s in self.seeds if s is not None], *self.wanted]
         for tape in tapes:
             operands += tape.tracked() if lasting else tape.kept
-            operands += tape.scalars
         operands += [g for g in self.old if g is not None]
         t.context = self
         try:
@@ -177,7 +176,7 @@ class _Graph:
         self.roots = [next(rest) for _ in range(layout.roots)]
         self.seeds = [next(rest) if given else None for given in layout.seeds]
         wanted = [next(rest) for _ in layout.wanted]
-        values = [next(rest) for tape in run.tapes for _ in (*tape.kept, *tape.scalars)]
+        values = [next(rest) for tape in run.tapes for _ in tape.kept]
         self.old = [next(rest) if given else None for given in layout.grads]
         self.unfolded = u = Unfolded(t, e, fresh, run.tapes, values)
         self.tapes = run.tapes

@@ -1,12 +1,13 @@
-"""Basic indexing: ints, slices, None and Ellipsis. An int is an argument of the program, a slice is part of it."""
+"""Indexing, by ints, slices, None and Ellipsis here, by arrays and masks in `advanced.py`.
+
+An int is an argument of the program, a slice is part of it.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from katachi.errors import DTypeError, IndexBoundsError, ShapeError
 from katachi.graph import build as b
@@ -15,7 +16,6 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.handle import Handle
 from katachi.tensor.signatures import indexing
 from katachi.tensor.types import _G, Shaped, like, shape_vars
 
@@ -31,24 +31,7 @@ def _index(x: Node, *rest: Any) -> Node:
     """rest: the ints' nodes, then the pattern: INT or (start, limit, step) an axis of x, None for a new axis."""
     ints, pattern = list(rest[:-1]), rest[-1]
     per_axis = [p for p in pattern if p is not None]
-    start, limit, stride, flipped = [], [], [], []
-    for n, p in zip(x.shape, per_axis, strict=True):
-        if p == INT:
-            p = (0, n, 1)
-        low, high, step = p
-        size = len(range(low, high, step))
-        if step < 0:
-            flipped.append(len(start))
-            low, high, step = (low + (size - 1) * step, low + 1, -step) if size else (0, 0, 1)
-        elif not size:
-            low, high, step = 0, 0, 1
-        start.append(low)
-        limit.append(high)
-        stride.append(step)
-    if any((lo, hi, s) != (0, n, 1) for lo, hi, s, n in zip(start, limit, stride, x.shape, strict=True)):
-        x = make("slice", x, start=tuple(start), limit=tuple(limit), stride=tuple(stride))
-    if flipped:
-        x = make("reverse", x, dimensions=tuple(flipped))
+    x = sliced(x, [(0, n, 1) if p == INT else p for n, p in zip(x.shape, per_axis, strict=True)])
     if ints:
         zero = constant(0, int64, x.device)
         starts = [ints.pop(0) if p == INT else zero for p in per_axis]
@@ -69,48 +52,85 @@ def _index(x: Node, *rest: Any) -> Node:
 INDEX = Op("index", _index, scalar=int64)
 
 
+def sliced(x: Node, bounds: Sequence[tuple[int, int, int]]) -> Node:
+    """x from start to limit in steps, an axis each, as `range` counts."""
+    start, limit, stride, flipped = [], [], [], []
+    for low, high, step in bounds:
+        size = len(range(low, high, step))
+        if step < 0:
+            flipped.append(len(start))
+            low, high, step = (low + (size - 1) * step, low + 1, -step) if size else (0, 0, 1)
+        elif not size:
+            low, high, step = 0, 0, 1
+        start.append(low)
+        limit.append(high)
+        stride.append(step)
+    if any((lo, hi, s) != (0, n, 1) for lo, hi, s, n in zip(start, limit, stride, x.shape, strict=True)):
+        x = make("slice", x, start=tuple(start), limit=tuple(limit), stride=tuple(stride))
+    if flipped:
+        x = make("reverse", x, dimensions=tuple(flipped))
+    return x
+
+
 @like(indexing)
 def getitem(x: Any, index: Any, /) -> Any:
-    """x[index] with ints, slices, None and Ellipsis, as NumPy has it.
+    """x[index] with ints, slices, None, Ellipsis, integer arrays and bool masks, as NumPy has it.
 
-    Raises IndexBoundsError for an int outside its axis, ShapeError for too many indices, DTypeError for anything else.
+    Arrays (tensors, NumPy's, lists) broadcast together; their axes stand where the first of them stood, or in front if
+    a slice or None stands between them. A mask is looked at, which computes it, because the result's shape depends on
+    it; integer tensors are not. Raises IndexBoundsError for an index outside its axis (for those in tensors when
+    computed), ShapeError for too many indices and what does not broadcast, DTypeError for anything else.
 
     >>> import katachi as kt
     >>> kt.arange(6).reshape((2, 3))[1, ::-1].tolist()
     [5, 4, 3]
+    >>> x = kt.arange(4) * 10; x[[3, -4]].tolist(), x[x > 5].tolist()
+    ([30, 0], [10, 20, 30])
     """
     if index.__class__ is int:  # the common case, short
         pattern = _FIRST.get(x.shape)
         if pattern is None:
             pattern = _FIRST[x.shape] = (INT, *[(0, n, 1) for n in x.shape[1:]])
-        return apply(INDEX, (x, _inside(x, 0, index)), (pattern,))
+        return apply(INDEX, (x, inside(x, 0, index)), (pattern,))
     parts = index if isinstance(index, tuple) else (index,)
-    ints, full = [], []
-    for axis, part in _spread(x, parts):
-        if part is None:
-            full.append(None)
-        elif isinstance(part, slice):
-            full.append(_slice_bounds(part, x.shape[axis]))
-        else:
-            ints.append(_inside(x, axis, part))
-            full.append(INT)
-    return apply(INDEX, (x, *ints), (tuple(full),))
+    if not all(p is None or p is Ellipsis or p.__class__ in _PLAIN for p in parts):
+        from katachi.tensor import advanced
+
+        parts = advanced.plain(parts)
+        if any(map(advanced.is_array, parts)):
+            return advanced.getitem(x, parts)
+    ints, full = basic(x, parts)
+    return apply(INDEX, (x, *ints), (full,))
 
 
+_PLAIN = frozenset((int, slice))
 _FIRST: dict[tuple[int, ...], tuple[Any, ...]] = {}
 
 
-def _spread(x: Any, parts: tuple[Any, ...]) -> list[tuple[int, Any]]:
-    """(axis, index) for every axis and every None."""
-    for p in parts:
-        if isinstance(p, (list, np.ndarray, Handle)) and not (isinstance(p, np.ndarray) and p.ndim == 0):
-            if isinstance(p, Handle) and p._aval.shape == () and p._aval.dtype.is_integer:
-                continue
-            raise DTypeError(
-                f"index: {type(p).__name__} indices are not supported yet; "
-                "ints, slices, None and ... are, and kt.where selects by a condition"
-            )
-    named = sum(1 for p in parts if p is not None and p is not Ellipsis)
+def basic(x: Any, parts: tuple[Any, ...]) -> tuple[list[int], tuple[Any, ...]]:
+    """The ints and the pattern of an index without arrays."""
+    ints: list[int] = []
+    full: list[Any] = []
+    for axis, part in spread_parts(x, parts):
+        if part is Ellipsis:
+            continue
+        if part is None:
+            full.append(None)
+        elif isinstance(part, slice):
+            full.append(slice_bounds(part, x.shape[axis]))
+        else:
+            ints.append(inside(x, axis, part))
+            full.append(INT)
+    return ints, tuple(full)
+
+
+def _one(part: Any) -> int:
+    return part is not None
+
+
+def spread_parts(x: Any, parts: tuple[Any, ...], taken: Callable[[Any], int] = _one) -> list[tuple[int, Any]]:
+    """(axis, index) for every axis, every None and a ... without axes; `taken` tells how many axes a part takes."""
+    named = sum(taken(p) for p in parts if p is not Ellipsis)
     if sum(1 for p in parts if p is Ellipsis) > 1:
         raise ShapeError("index: only one ... can stand in an index")
     if named > x.ndim:
@@ -121,25 +141,26 @@ def _spread(x: Any, parts: tuple[Any, ...]) -> list[tuple[int, Any]]:
     axis = 0
     for p in parts:
         if p is Ellipsis:
+            if x.ndim == named:
+                out.append((axis, p))
             for _ in range(x.ndim - named):
                 out.append((axis, slice(None)))
                 axis += 1
         else:
             out.append((axis, p))
-            axis += p is not None
+            axis += taken(p)
     return out
 
 
-def _slice_bounds(part: slice, size: int) -> tuple[int, int, int]:
+def slice_bounds(part: slice, size: int) -> tuple[int, int, int]:
     try:
         return part.indices(size)
     except TypeError:
         raise DTypeError(f"index: slice bounds must be ints, got {part}") from None
 
 
-def _inside(x: Any, axis: int, index: Any) -> int:
-    if isinstance(index, bool):
-        raise DTypeError("index: bool indices are not supported yet; kt.where selects by a condition")
+def inside(x: Any, axis: int, index: Any) -> int:
+    """An int counted from the front. Raises IndexBoundsError."""
     try:
         i = operator.index(index)
     except TypeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import TYPE_CHECKING, Any
 
 from katachi.graph import build as b
@@ -39,7 +40,7 @@ def _variance(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
     axes = as_axes(axis, len(x.shape))
     off = b.subtract(x, _mean(x, axis, True))
     total = b.reduce("reduce_sum", b.multiply(off, off), axes, keepdims)
-    return b.divide(total, b.like(total, float(count(tuple(x.shape[i] for i in axes))) - correction))
+    return b.divide(total, b.like(total, builtins.max(float(count(tuple(x.shape[i] for i in axes))) - correction, 0.0)))
 
 
 def _extreme(primitive: str) -> Any:
@@ -57,21 +58,50 @@ def _argmax(x: Node, axis: Any, keepdims: bool) -> Node:
     return b.reshape(out, (*x.shape[:i], 1, *x.shape[i + 1 :])) if keepdims else out
 
 
+def _prod(x: Node, axis: Any, keepdims: bool) -> Node:
+    if not x.dtype.is_floating:
+        x = b.convert(x, uint64 if x.dtype.kind == "uint" else int64)
+    return b.reduce("reduce_prod", x, as_axes(axis, len(x.shape)), keepdims)
+
+
+def _deviation(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
+    return make("sqrt", _variance(x, axis, keepdims, correction))
+
+
+def _argmin(x: Node, axis: Any, keepdims: bool) -> Node:
+    """The largest of what has the reverse order: of integers, the inverted bits."""
+    x = b.convert(x, uint8) if x.dtype is bool_ else x
+    return _argmax(make("negate" if x.dtype.is_floating else "not", x), axis, keepdims)
+
+
+def _logsumexp(x: Node, axis: Any, keepdims: bool) -> Node:
+    x = floating(x)
+    axes = as_axes(axis, len(x.shape))
+    if 0 in [x.shape[i] for i in axes]:
+        return make("log", b.reduce("reduce_sum", x, axes, keepdims))
+    top = b.reduce("reduce_max", make("stop_gradient", x), axes, keepdims=True)
+    top = b.select(make("is_finite", top), top, b.like(top, 0.0))
+    total = make("log", b.reduce("reduce_sum", make("exponential", b.subtract(x, top)), axes, keepdims=True))
+    out = b.add(total, top)
+    return out if keepdims else b.reshape(out, tuple(n for i, n in enumerate(x.shape) if i not in axes))
+
+
+def _count_nonzero(x: Node, axis: Any, keepdims: bool) -> Node:
+    return _sum(b.convert(x, bool_), axis, keepdims)
+
+
 def _truth(primitive: str) -> Any:
     def build(x: Node, axis: Any, keepdims: bool) -> Node:
-        axes = as_axes(axis, len(x.shape))
-        if 0 in [x.shape[i] for i in axes]:
-            shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
-            return b.full(primitive == "reduce_min", shape, bool_, x.device)
-        flags = b.convert(b.convert(x, bool_), uint8)
-        return b.convert(b.reduce(primitive, flags, axes, keepdims), bool_)
+        return b.reduce(primitive, b.convert(x, bool_), as_axes(axis, len(x.shape)), keepdims)
 
     return build
 
 
 SUM, MEAN, VAR = Op("sum", _sum), Op("mean", _mean), Op("var", _variance)
 MAX, MIN, ARGMAX = Op("max", _extreme("reduce_max")), Op("min", _extreme("reduce_min")), Op("argmax", _argmax)
-ANY, ALL = Op("any", _truth("reduce_max")), Op("all", _truth("reduce_min"))
+ANY, ALL = Op("any", _truth("reduce_or")), Op("all", _truth("reduce_and"))
+PROD, STD, ARGMIN = Op("prod", _prod), Op("std", _deviation), Op("argmin", _argmin)
+LOGSUMEXP, COUNT_NONZERO = Op("logsumexp", _logsumexp), Op("count_nonzero", _count_nonzero)
 
 
 @like(reduction)
@@ -122,6 +152,46 @@ def argmax(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any
     [1, 0]
     """
     return apply(ARGMAX, (x,), (hashable(axis), keepdims))
+
+
+@like(verdict)
+def argmin(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any:
+    """Where the smallest value along an axis (or in the whole, in row-major order) first occurs: int64."""
+    return apply(ARGMIN, (x,), (hashable(axis), keepdims))
+
+
+@like(reduction)
+def prod(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """The product over an axis, several, or all, integers in 64 bits. Its gradient is right at zeros as well.
+
+    >>> import katachi as kt
+    >>> kt.tensor([[1, 2], [3, 4]]).prod(0).tolist()
+    [3, 8]
+    """
+    return apply(PROD, (x,), (hashable(axis), keepdims))
+
+
+@like(variance)
+def std(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
+    """The standard deviation: the square root of `var`."""
+    return apply(STD, (x,), (hashable(axis), keepdims, correction))
+
+
+@like(reduction)
+def logsumexp(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """log(sum(exp(x))) over an axis, several, or all, where the exponentials may overflow; -inf of nothing.
+
+    >>> import katachi as kt
+    >>> kt.logsumexp(kt.tensor([1000.0, -1000.0])).item()
+    1000.0
+    """
+    return apply(LOGSUMEXP, (x,), (hashable(axis), keepdims))
+
+
+@like(verdict)
+def count_nonzero(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
+    """How many elements are not zero: int64."""
+    return apply(COUNT_NONZERO, (x,), (hashable(axis), keepdims))
 
 
 @like(verdict)

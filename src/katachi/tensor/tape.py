@@ -13,6 +13,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from katachi.compiler import program as compiler
 from katachi.compiler.steps import nbytes
 from katachi.devices.memory import Buffer
@@ -49,12 +51,11 @@ class Template:
         roots: Sequence[Node] = (),
         asking: frozenset[Node] = frozenset(),
         kept: Sequence[Node] = (),
-        scalars: Sequence[Node] = (),
         links: Sequence[Link] = (),
         leaves: Sequence[tuple[Node, int]] = (),
     ) -> None:
         self.roots, self.asking = roots, asking  # taped nodes; nodes whose rules ask for a value
-        self.kept, self.scalars = kept, scalars  # nodes with a value of their own, tensors and host numbers
+        self.kept = kept  # nodes with a value of their own, host numbers among them
         self.links = links  # nodes that older tapes continue
         self.leaves = leaves  # (node, which of the trace's leaves it is)
 
@@ -68,12 +69,10 @@ _serials = itertools.count()
 class Tape:
     """One flush's values for a later backward pass."""
 
-    __slots__ = ("consumed", "kept", "leaves", "links", "scalars", "serial", "template")
+    __slots__ = ("consumed", "kept", "leaves", "links", "serial", "template")
 
-    def __init__(
-        self, template: Template, kept: list[Handle], scalars: list[float], links: list[Handle], leaves: list[Handle]
-    ) -> None:
-        self.template, self.kept, self.scalars, self.links, self.leaves = template, kept, scalars, links, leaves
+    def __init__(self, template: Template, kept: list[Handle], links: list[Handle], leaves: list[Handle]) -> None:
+        self.template, self.kept, self.links, self.leaves = template, kept, links, leaves
         self.consumed: tuple[frozenset[Node], ...] = ()
         self.serial = next(_serials)
 
@@ -93,7 +92,7 @@ class Tape:
         self.consumed += (nodes,)
         # The values of a tape go together: whoever still needs a part holds on to all of it, as long as it is alive.
         if self.template.asking <= frozenset().union(*self.consumed):
-            self.template, self.kept, self.scalars, self.links = GONE, [], [], []
+            self.template, self.kept, self.links = GONE, [], []
 
 
 class Finish:
@@ -136,8 +135,7 @@ class Finish:
         self.template = Template(
             sorted(self.roots, key=lambda n: n.serial),
             frozenset(asking),
-            sorted({*kept, *(n for n in inputs if not n.attrs["scalar"])}, key=lambda n: n.serial),
-            [n for n in inputs if n.attrs["scalar"]],
+            sorted({*kept, *inputs}, key=lambda n: n.serial),
             links,
             [(n, i) for i, n in enumerate(leaf_nodes) if n in reached],
         )
@@ -145,18 +143,21 @@ class Finish:
     def tape(self, t: Trace, buffers: Sequence[Buffer]) -> Callable[[Node], Tape]:
         """The tape of a root: one for all roots that can still be differentiated, an empty one for the others."""
         template, leaves = self.template, t.leaves
-        gone = Tape(GONE, [], [], [], leaves)
+        gone = Tape(GONE, [], [], leaves)
         if not self.roots:
             return lambda node: gone
         extra = iter(buffers[self.first_extra :])
-        kept = [
-            _constant(n, t.values[n.attrs["slot"]] if n.primitive == "input" else next(extra)) for n in template.kept
-        ]
-        scalars = [t.scalars[n.attrs["slot"]] for n in template.scalars]
+        kept = [_constant(n, _entered(t, n) if n.primitive == "input" else next(extra)) for n in template.kept]
         links = [t.handles[link.handle] for link in template.links]
-        whole = Tape(template, kept, scalars, links, leaves)
+        whole = Tape(template, kept, links, leaves)
         roots = self.roots
         return lambda node: whole if node in roots else gone
+
+
+def _entered(t: Trace, node: Node) -> Buffer:
+    """What entered the trace at an input node: a tensor's value, or a host number as the dtype it was taken for."""
+    slot = node.attrs["slot"]
+    return Buffer(np.asarray(t.scalars[slot]).astype(node.dtype.numpy)) if node.attrs["scalar"] else t.values[slot]
 
 
 def _constant(node: Node, buffer: Buffer) -> Handle:
@@ -254,7 +255,7 @@ class Unfolded:
     def __init__(
         self, t: Trace, e: Entry, fresh: Sequence[Handle], tapes: Sequence[Tape], values: Sequence[Node]
     ) -> None:
-        """`values` are the nodes of the tapes' kept values and scalars, in order."""
+        """`values` are the nodes of the tapes' kept values, in order."""
         self.stand_in: dict[Node, Node] = {}
         self.links: dict[Node, Node] = {}
         self.gone: set[Node] = set()
@@ -284,7 +285,7 @@ class Unfolded:
 
     def _copy(self, i: int, tape: Tape, rest: Any) -> None:
         template = tape.template
-        given = {n: next(rest) for n in (*template.kept, *template.scalars)}
+        given = {n: next(rest) for n in template.kept}
         ends = {n for n, _ in template.leaves} | {link.node for link in template.links}
         new: dict[Node, Node] = {}
         for n in toposort(list(template.roots)):

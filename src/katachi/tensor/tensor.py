@@ -12,7 +12,19 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import make
-from katachi.tensor import creation, differentiate, elementwise, indexing, linalg, movement, reduce
+from katachi.tensor import (
+    advanced,
+    arrange,
+    creation,
+    cumulative,
+    differentiate,
+    elementwise,
+    functions,
+    indexing,
+    linalg,
+    movement,
+    reduce,
+)
 from katachi.tensor.apply import Result, apply
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import Handle, handle
@@ -85,6 +97,17 @@ class Tensor(Handle, Generic[S, G]):
     def mT(self: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "turn_shape(A)"], _G]:
         """The last two axes exchanged."""
         return apply(movement.TRANSPOSE, (self,), (-1, -2))
+
+    @property
+    def at(self) -> advanced.At[S, G]:
+        """Places to write, giving a new tensor: `x.at[index].set(v)`, `x.at[index].add(v)`; the index is any that
+        `x[index]` takes.
+
+        >>> import katachi as kt
+        >>> kt.zeros(3).at[1].set(5.0).tolist()
+        [0.0, 5.0, 0.0]
+        """
+        return advanced.At(self)
 
     # ---- looking at the value computes it
     def numpy(self) -> np.ndarray[Any, Any]:
@@ -290,6 +313,35 @@ class Tensor(Handle, Generic[S, G]):
     expand_dims = movement.expand_dims
     broadcast_to = movement.broadcast_to
     flip = movement.flip
+    std = reduce.std
+    prod = reduce.prod
+    argmin = reduce.argmin
+    logsumexp = reduce.logsumexp
+    cumsum = cumulative.cumsum
+    cumprod = cumulative.cumprod
+    sort = cumulative.sort
+    argsort = cumulative.argsort
+    topk = cumulative.topk
+    clip = functions.clip
+    square = functions.square
+    rsqrt = functions.rsqrt
+    reciprocal = functions.reciprocal
+    ceil = functions.ceil
+    round = functions.round
+    trunc = functions.trunc
+    isnan = functions.isnan
+    isinf = functions.isinf
+    isfinite = functions.isfinite
+    tril = arrange.tril
+    triu = arrange.triu
+    roll = arrange.roll
+    diagonal = arrange.diagonal
+    trace = arrange.trace
+    moveaxis = arrange.moveaxis
+    swapaxes = arrange.swapaxes
+    split = arrange.split
+    chunk = arrange.chunk
+    unstack = arrange.unstack
     matmul = linalg.matmul
 
     # ---- operators
@@ -305,6 +357,11 @@ class Tensor(Handle, Generic[S, G]):
     __or__ = elementwise.bitwise_or
     __xor__ = elementwise.bitwise_xor
     __invert__ = elementwise.bitwise_invert
+    __mod__ = functions.remainder
+    __floordiv__ = functions.floor_divide
+    __lshift__ = functions.bitwise_left_shift
+    __rshift__ = functions.bitwise_right_shift
+    __pos__ = functions.positive
     __eq__ = elementwise.equal  # type: ignore[assignment]  # object's gives a bool, an array library's a tensor
     __ne__ = elementwise.not_equal  # type: ignore[assignment]  # object's gives a bool, an array library's a tensor
     __lt__ = elementwise.less
@@ -354,6 +411,22 @@ class Tensor(Handle, Generic[S, G]):
     def __rxor__(self, other: Any) -> Any:
         return apply(elementwise.XOR, (other, self))
 
+    @like(reflected)
+    def __rmod__(self, other: Any) -> Any:
+        return apply(functions.REMAINDER, (other, self))
+
+    @like(reflected)
+    def __rfloordiv__(self, other: Any) -> Any:
+        return apply(functions.FLOOR_DIVIDE, (other, self))
+
+    @like(reflected)
+    def __rlshift__(self, other: Any) -> Any:
+        return apply(functions.LEFT_SHIFT, (other, self))
+
+    @like(reflected)
+    def __rrshift__(self, other: Any) -> Any:
+        return apply(functions.RIGHT_SHIFT, (other, self))
+
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("a tensor's value never changes: x[i] = v is not possible; x.at[i].set(v) gives a new tensor")
 
@@ -388,6 +461,18 @@ class Tensor(Handle, Generic[S, G]):
 
     def __ixor__(self, other: Any) -> Any:
         return self._augmented(elementwise.XOR, other, "^")
+
+    def __imod__(self, other: Any) -> Any:
+        return self._augmented(functions.REMAINDER, other, "%")
+
+    def __ifloordiv__(self, other: Any) -> Any:
+        return self._augmented(functions.FLOOR_DIVIDE, other, "//")
+
+    def __ilshift__(self, other: Any) -> Any:
+        return self._augmented(functions.LEFT_SHIFT, other, "<<")
+
+    def __irshift__(self, other: Any) -> Any:
+        return self._augmented(functions.RIGHT_SHIFT, other, ">>")
 
     def _augmented(self, op: Op, other: Any, sign: str) -> Any:
         """`x += 1` binds a new value; of state it would make a computed value, and silently part with the state."""

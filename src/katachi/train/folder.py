@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,25 @@ class RunFolder:
                 continue
             return cls(path)
 
+    @classmethod
+    def existing(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """The folder of a run that began earlier. Raises FileNotFoundError for one that is none."""
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        if not folder.path.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder.path}")
+        if not folder.config.is_file():
+            raise FileNotFoundError(f"{folder.path} is no run: it has no config.json")
+        return folder
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
@@ -60,15 +80,36 @@ class RunFolder:
 
     def save_config(self, config: Mapping[str, Any]) -> None:
         """What the run was asked to do, as config.json."""
-        with replacing(self.path / "config.json") as new:
+        with replacing(self.config) as new:
             new.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+    def load_config(self) -> dict[str, Any]:
+        """What `save_config` wrote. Raises ValueError for a file that is damaged."""
+        try:
+            config = json.loads(self.config.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.config} is damaged: {error}") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config} is damaged: it holds no settings")
+        return config
 
     def add_row(self, row: Row) -> None:
         """One line of metrics.jsonl, on the disk when this returns."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _number(v) for k, v in row.items()}) + "\n")
+            file.write(_line(row))
             file.flush()
             os.fsync(file.fileno())
+
+    def set_rows(self, rows: Sequence[Row]) -> None:
+        """metrics.jsonl with these rows alone: whatever a process wrote after its last checkpoint goes."""
+        with replacing(self.metrics) as new:
+            new.write_text("".join(map(_line, rows)), "utf-8")
+
+    def sweep(self) -> None:
+        """Remove the temporary files that killed processes left behind."""
+        for path in self.path.iterdir():
+            if _LEFT_BEHIND.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def save_weights(self, state: Mapping[str, Any]) -> None:
         """The model's state as model.safetensors."""
@@ -77,6 +118,13 @@ class RunFolder:
     def save_curves(self, history: Sequence[Row]) -> None:
         """curves.png. Raises MissingExtra without matplotlib."""
         save_curves(self.curves, history)
+
+
+_LEFT_BEHIND = re.compile(r"\..*\.[0-9a-f]{8}\.tmp|\.tmp\w{6}")  # replacing's, and the safetensors library's
+
+
+def _line(row: Row) -> str:
+    return json.dumps({k: _number(v) for k, v in row.items()}) + "\n"
 
 
 def _number(value: Any) -> Any:

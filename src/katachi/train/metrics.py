@@ -38,6 +38,7 @@ class Running:
         self._batches = 0
         self._pending: dict[str, Any] = {}  # sums on the device
         self._folded: dict[str, float] = {}
+        self._begun: dict[str, float] = {}  # what pending sums begin with, after load_state_dict
 
     def add(self, examples: int, **means: Any) -> None:
         """Count a batch: its number of examples and its mean of each quantity, scalar tensors."""
@@ -46,7 +47,7 @@ class Running:
         for name, mean in means.items():
             mean = mean.freeze()
             if name not in self._pending:
-                self._pending[name] = tensor(0.0, dtype=mean.dtype, device=mean.device)
+                self._pending[name] = tensor(self._begun.get(name, 0.0), dtype=mean.dtype, device=mean.device)
             self._pending[name] = self._pending[name] + mean * float(examples)
         self.examples += examples
         self._batches += 1
@@ -54,13 +55,31 @@ class Running:
     def means(self) -> dict[str, float]:
         """The means so far; empty if nothing was seen."""
         return {
-            name: (self._folded.get(name, 0.0) + total.item()) / max(self.examples, 1)
-            for name, total in self._pending.items()
+            name: (self._folded.get(name, 0.0) + total) / max(self.examples, 1) for name, total in self._sums().items()
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted, in numbers that JSON can hold without loss."""
+        return {
+            "examples": self.examples,
+            "batches": self._batches,
+            "folded": dict(self._folded),
+            "pending": self._sums(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Count on from where `state_dict` was taken, with the same roundings."""
+        self.examples, self._batches = int(state["examples"]), int(state["batches"])
+        self._folded, self._begun, self._pending = dict(state["folded"]), dict(state["pending"]), {}
+
+    def _sums(self) -> dict[str, float]:
+        return {**self._begun, **{name: total.item() for name, total in self._pending.items()}}
+
     def _fold(self) -> None:
+        for name, total in self._sums().items():
+            self._folded[name] = self._folded.get(name, 0.0) + total
+        self._begun = {}
         for name, total in self._pending.items():
-            self._folded[name] = self._folded.get(name, 0.0) + total.item()
             # a computed zero where a computed sum stood: the next step replays as the others do
             self._pending[name] = tensor(0.0, dtype=total.dtype, device=total.device)
         self._batches = 0

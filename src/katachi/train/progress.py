@@ -18,10 +18,13 @@ LOOKS = 4  # a second: looking at the means waits for the device
 class Progress:
     """A context manager whose `step` and `epoch` go to `Trainer.fit` as `on_step` and `on_epoch`."""
 
-    def __init__(self, epochs: int, batches: int, console: Console | None = None) -> None:
+    def __init__(
+        self, epochs: int, batches: int, console: Console | None = None, steps: int = 0, examples: int = 0
+    ) -> None:
+        """`steps` is what an earlier process has done, `examples` what it has seen of the epoch it was in."""
         self.epochs, self.batches = epochs, batches
         self.console = console or Console()
-        self._done, self._next, self._started, self._examples = 0, 0.0, time.perf_counter(), 0
+        self._done, self._next, self._started, self._examples = steps, 0.0, time.perf_counter(), -examples
         self._bar = Bar(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(bar_width=8),  # so that the line fits 80 columns
@@ -33,7 +36,8 @@ class Progress:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=epochs * batches, epoch=1, text="")
+        first = steps // batches + 1
+        self._task = self._bar.add_task("", total=epochs * batches, completed=steps, epoch=first, text="")
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -59,7 +63,8 @@ class Progress:
         """An epoch is done: without a bar, say so in a line."""
         self._examples += round(row["examples_per_second"] * row["seconds"])
         if self._bar.disable:
-            shown = {k.replace("_", " "): v for k, v in row.items() if k.endswith(("loss", "accuracy"))}
+            others = ("epoch", "seconds", "examples_per_second")
+            shown = {k.replace("_", " "): v for k, v in row.items() if k not in others}
             line = f"epoch {row['epoch']}/{self.epochs}  {_words(shown)}  {row['examples_per_second']:,.0f} examples/s"
             self.console.print(line, soft_wrap=True, highlight=False)
 

@@ -20,7 +20,8 @@ class Trainer:
     """Trains `model`: `loss(model(inputs), targets)` over batches of (inputs, targets), updated by `optimizer`.
 
     `metrics` are further functions of (output, target) that give a batch's mean, such as `train.accuracy`. `history`
-    has a row for every finished epoch, and stays readable after Ctrl-C.
+    has a row for every finished epoch, and stays readable after Ctrl-C. A `scheduler` of the learning rate is stepped
+    after every step of the optimiser.
 
     >>> import katachi as kt
     >>> from katachi import data, nn, optim, train
@@ -38,6 +39,10 @@ class Trainer:
     loss: Callable[[Any, Any], Any]
     metrics: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
+    scheduler: Any = None
+    _under_way: Running | None = field(default=None, init=False, repr=False)
+    _spent: float = field(default=0.0, init=False, repr=False)  # seconds of the epoch under way before this process
+    _started: float = field(default=0.0, init=False, repr=False)
 
     def fit(
         self,
@@ -52,28 +57,66 @@ class Trainer:
 
         With `validate` each row also has that loader's means, as `validation_loss` and so on. `on_step` is called after
         every step with the means so far (to look at them waits for the device: not at every step), `on_epoch` with
-        every finished row. Raises ValueError for a loader without batches.
+        every finished row; within both a checkpoint may be saved. After `load_state_dict` the first epoch is the rest
+        of the one that was under way. Raises ValueError for a loader without batches.
         """
-        for _ in range(epochs):
-            started, seen = time.perf_counter(), Running()
-            with _training(self.model, True):
-                for inputs, targets in loader:
-                    output = self.model(inputs)
-                    loss = self.loss(output, targets)
-                    loss.backward()
-                    self._count(seen, loss, output, targets)
-                    self.optimizer.step()  # forward, backward, counting and update run here, as one program
-                    if on_step is not None:
-                        on_step(seen)
-            row: Row = {"epoch": len(self.history) + 1, **_of_any(seen)}
-            row["seconds"] = time.perf_counter() - started
-            row["examples_per_second"] = seen.examples / row["seconds"]
-            if validate is not None:
-                row |= {f"validation_{name}": value for name, value in self.evaluate(validate).items()}
-            self.history.append(row)
-            if on_epoch is not None:
-                on_epoch(row)
+        try:
+            for _ in range(epochs):
+                self._epoch(loader, validate, on_step, on_epoch)
+        finally:
+            self._under_way, self._spent = None, 0.0
         return self.history
+
+    def _epoch(
+        self,
+        loader: Iterable[tuple[Any, Any]],
+        validate: Iterable[tuple[Any, Any]] | None,
+        on_step: Callable[[Running], object] | None,
+        on_epoch: Callable[[Row], object] | None,
+    ) -> None:
+        self._started = time.perf_counter() - self._spent
+        seen = self._under_way = self._under_way or Running()
+        with _training(self.model, True):
+            for inputs, targets in loader:
+                output = self.model(inputs)
+                loss = self.loss(output, targets)
+                loss.backward()
+                self._count(seen, loss, output, targets)
+                self.optimizer.step()  # forward, backward, counting and update run here, as one program
+                if self.scheduler is not None:
+                    self.scheduler.step()
+                if on_step is not None:
+                    on_step(seen)
+        row: Row = {"epoch": len(self.history) + 1, **_of_any(seen)}
+        row["seconds"] = time.perf_counter() - self._started
+        row["examples_per_second"] = seen.examples / row["seconds"]
+        if validate is not None:
+            row |= {f"validation_{name}": value for name, value in self.evaluate(validate).items()}
+        self.history.append(row)
+        self._under_way, self._spent = None, 0.0
+        if on_epoch is not None:
+            on_epoch(row)
+
+    @property
+    def counted(self) -> int:
+        """Examples seen of the epoch under way."""
+        return self._under_way.examples if self._under_way is not None else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history and, within an epoch, what it has counted; model and optimiser have states of their own."""
+        state: dict[str, Any] = {"history": [dict(row) for row in self.history]}
+        if self._under_way is not None:
+            state["under_way"] = self._under_way.state_dict()
+            state["spent"] = time.perf_counter() - self._started
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.history = [dict(row) for row in state["history"]]
+        self._under_way, self._spent = None, float(state.get("spent", 0.0))
+        if "under_way" in state:
+            self._under_way = Running()
+            self._under_way.load_state_dict(state["under_way"])
 
     def evaluate(self, loader: Iterable[tuple[Any, Any]]) -> dict[str, float]:
         """The means of loss and metrics over a loader, in inference mode and without gradients."""

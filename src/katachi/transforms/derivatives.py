@@ -118,8 +118,10 @@ def moved(x: Node, axis: int, by: int, fill: Node) -> Node:
     zeros, ones = (0,) * rank, (1,) * rank
     at = tuple(cut if i == axis else 0 for i in range(rank))
     limit = tuple(m - c for m, c in zip(x.shape, at, strict=True))
-    part = make("slice", x, start=zeros, limit=limit, stride=ones) if by > 0 else make(
-        "slice", x, start=at, limit=x.shape, stride=ones
+    part = (
+        make("slice", x, start=zeros, limit=limit, stride=ones)
+        if by > 0
+        else make("slice", x, start=at, limit=x.shape, stride=ones)
     )
     return make("pad", part, fill, low=at if by > 0 else zeros, high=zeros if by > 0 else at, interior=zeros)
 

@@ -9,6 +9,7 @@ from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.transforms import derivatives as d
+from katachi.transforms.control import BUNDLE_JVP
 from katachi.transforms.view import View
 from katachi.transforms.vjp import itself
 
@@ -167,11 +168,19 @@ def forward(
     """Tangents of every node of `order` (topological) that those of `tangents` reach; an input node of `links` takes
     the tangent of the older node whose value it carries."""
     out: dict[Node, Node] = dict(tangents)
+    bundles: dict[Node, dict[int, Node]] = {}  # tangents of control flow, by result
     for node in order:
         if links and node in links and links[node] in out:
             out[node] = out[links[node]]
             continue
+        if node.primitive == "element":
+            if (t := bundles.get(node.inputs[0], {}).get(node.attrs["index"])) is not None:
+                out[node] = t
+            continue
         if node in out or node.primitive in d.FLAT or not any(x in out for x in node.inputs):
+            continue
+        if node.primitive in BUNDLE_JVP:
+            bundles[node] = BUNDLE_JVP[node.primitive](View(node, value), [out.get(x) for x in node.inputs])
             continue
         tangent = JVP[node.primitive](View(node, value), [out.get(x) for x in node.inputs])
         if tangent is not None:

@@ -10,6 +10,7 @@ from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import constant, make
 from katachi.graph.site import origin
 from katachi.transforms import derivatives as d
+from katachi.transforms.control import BUNDLE_VJP
 from katachi.transforms.view import View
 
 Rule = Callable[[Node, View], Node]
@@ -321,6 +322,7 @@ def backward(
     links = links or {}
     pots: dict[Node, _Pot] = {}
     ct: dict[Node, Node] = {}
+    bundles: dict[Node, dict[int, Node]] = {}  # cotangents of control flow, by result
 
     def pour(node: Node, g: Node, group: object) -> None:
         if g.shape != node.shape or g.dtype is not node.dtype:
@@ -337,6 +339,13 @@ def backward(
     for node, seed in seeds.items():
         pour(node, seed, None)
     for node in reversed(order):
+        if node in bundles and node not in until:
+            if visit:
+                visit(node)
+            for i, g in BUNDLE_VJP[node.primitive](bundles[node], View(node, value)).items():
+                if node.inputs[i].tracked:
+                    pour(node.inputs[i], g, node.group)
+            continue
         pot = pots.get(node)
         if pot is None or not node.tracked or node in until or node in links or not node.inputs:
             continue
@@ -345,6 +354,11 @@ def backward(
             visit(node)
         origin.site = node.site or asked_at  # what goes wrong in a gradient is blamed on the line it is the gradient of
         view = View(node, value)
+        if node.primitive == "element":
+            mine = bundles.setdefault(node.inputs[0], {})
+            i = node.attrs["index"]
+            mine[i] = make("add", mine[i], g) if i in mine else g
+            continue
         for i, x in enumerate(node.inputs):
             if x.tracked and (f := rule(node, i)) is not None:
                 pour(x, f(g, view), node.group)

@@ -1,0 +1,59 @@
+"""Definitions of control flow: bodies are run node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from katachi.graph.control import Body
+
+Array = np.ndarray[Any, Any]
+
+
+def _call(body: Body, params: Sequence[Array], captured: Sequence[Array]) -> list[Array]:
+    from katachi.devices.reference import REFERENCE
+
+    env: dict[Any, Any] = dict(zip(body.params, params, strict=True))
+    env.update(zip(body.captured, captured, strict=True))
+    for n in body.order:
+        out = REFERENCE[n.primitive](*[env[x] for x in n.inputs], **n.attrs)
+        env[n] = out if isinstance(out, tuple) else np.ascontiguousarray(out).reshape(n.shape)
+    return [env[n] for n in body.outputs]
+
+
+def _scan(*arrays: Array, body: Body, carry: int, length: int, reverse: bool) -> tuple[Array, ...]:
+    """carry values, then stacks that are read along their first axis, then what the body captures."""
+    sequences = len(body.params) - carry
+    state, stacks = list(arrays[:carry]), arrays[carry : carry + sequences]
+    captured = arrays[carry + sequences :]
+    ys = [np.empty((length, *n.shape), n.dtype.numpy) for n in body.outputs[carry:]]
+    for t in range(length)[:: -1 if reverse else 1]:
+        out = _call(body, [*state, *(s[t] for s in stacks)], captured)
+        state = out[:carry]
+        for y, value in zip(ys, out[carry:], strict=True):
+            y[t] = value
+    return (*state, *ys)
+
+
+def _while(*arrays: Array, condition: Body, body: Body, carry: int) -> tuple[Array, ...]:
+    state = list(arrays[:carry])
+    mine, other = np.split(np.arange(carry, len(arrays)), [len(condition.captured)])
+    while bool(_call(condition, state, [arrays[i] for i in mine])[0]):
+        state = _call(body, state, [arrays[i] for i in other])
+    return tuple(state)
+
+
+def _cond(which: Array, *arrays: Array, yes: Body, no: Body) -> tuple[Array, ...]:
+    n, k = len(yes.params), len(yes.captured)
+    if bool(which):
+        return tuple(_call(yes, arrays[:n], arrays[n : n + k]))
+    return tuple(_call(no, arrays[:n], arrays[n + k :]))
+
+
+def _element(bundle: tuple[Array, ...], *, index: int, shape: Any, dtype: Any) -> Array:
+    return bundle[index]
+
+
+CONTROL: dict[str, Callable[..., Any]] = {"scan": _scan, "while": _while, "cond": _cond, "element": _element}

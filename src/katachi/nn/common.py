@@ -1,0 +1,26 @@
+"""What functions of several families share: one dtype for operands, one or two sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from katachi.errors import ShapeError
+from katachi.graph import build as b
+from katachi.graph.dtypes import promote
+from katachi.graph.node import Node
+
+
+def common(*xs: Node) -> list[Node]:
+    """The operands in the dtype they promote to."""
+    dtype = xs[0].dtype
+    for x in xs[1:]:
+        dtype = promote(dtype, x.dtype)
+    return [b.convert(x, dtype) for x in xs]
+
+
+def pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
+    """Two sizes from one or two; raises ShapeError for anything else."""
+    two = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(two) != 2 or not all(isinstance(n, int) and n >= least for n in two):
+        raise ShapeError(f"{what} must be an int or two, at least {least}, got {value!r}")
+    return two

@@ -1,0 +1,150 @@
+"""cond, while_loop and scan: values, both derivatives, captured variables, replay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import katachi as kt
+
+W = np.random.default_rng(0).standard_normal((3, 3)) * 0.5
+X = np.random.default_rng(1).standard_normal((5, 3))
+DEVICES = ["reference", "cpu"]
+
+
+def network(w: Any, h: Any, xs: Any, unrolled: bool, reverse: bool = False) -> Any:
+    """A recurrent network with its states' sum, by scan or by Python's for."""
+
+    def cell(state: Any, x: Any) -> tuple[Any, Any]:
+        new = (state @ w + x).tanh()
+        return new, new * x
+
+    if not unrolled:
+        last, ys = kt.scan(cell, h, xs, reverse=reverse)
+        return (last * last).sum() + ys.sum() * 0.5
+    total = kt.zeros((), dtype=kt.float64)
+    for t in range(xs.shape[0])[:: -1 if reverse else 1]:
+        h, y = cell(h, xs[t])
+        total = total + y.sum() * 0.5
+    return (h * h).sum() + total
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_scan_is_its_unrolled_loop(device: str, look: bool, reverse: bool) -> None:
+    with kt.device(device):
+        found = []
+        for unrolled in (True, False, False, False):
+            w, h, xs = kt.variable(W), kt.variable(X[0]), kt.variable(X)
+            loss = network(w, h, xs, unrolled, reverse)
+            if look:
+                loss.item()
+            loss.backward()
+            found.append([loss.numpy(), w.grad.numpy(), h.grad.numpy(), xs.grad.numpy()])
+        for other in found[1:]:
+            for a, b in zip(found[0], other, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_scan_replays_and_runs_eagerly() -> None:
+    w, h, xs = kt.variable(W), kt.tensor(X[0]), kt.tensor(X)
+
+    def step() -> Any:
+        loss = network(w, h, xs, False)
+        loss.backward()
+        g, w.grad = w.grad, None
+        return g.numpy()
+
+    step()
+    assert kt.explain(step).programs_built <= 1
+    assert kt.explain(step).programs_built == 0
+    with kt.eager():
+        np.testing.assert_array_equal(step(), kt.explain(step).result)
+
+
+def test_second_order_and_forward_mode_through_a_scan() -> None:
+    def f(v: Any) -> Any:
+        return network(v.reshape((3, 3)), kt.tensor(X[0]), kt.tensor(X), False)
+
+    def g(v: Any) -> Any:
+        return network(v.reshape((3, 3)), kt.tensor(X[0]), kt.tensor(X), True)
+
+    v, t = kt.tensor(W.reshape(-1)), kt.tensor(np.linspace(-1.0, 1.0, 9))
+    for function in (f, g):
+        assert kt.is_variable(function(v.unfreeze()))
+    np.testing.assert_allclose(kt.jvp(f, (v,), (t,))[1].item(), (kt.grad(g)(v) * t).sum().item(), rtol=1e-9)
+    second = [kt.grad(lambda u, h=h: (kt.grad(h)(u) * t).sum())(v).numpy() for h in (f, g)]
+    np.testing.assert_allclose(*second, rtol=1e-8)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_cond_computes_one_side_and_its_gradient(device: str) -> None:
+    with kt.device(device):
+        for x, want, slope_a, slope_b in ((2.0, 12.0, 2.0, 0.0), (-2.0, 5.0, 0.0, -2.0)):
+            v, a, b = kt.variable(x), kt.variable(6.0), kt.variable(-2.5)
+            y = kt.cond(v > 0.0, lambda t, a=a: t * a, lambda t, b=b: t * b, v)
+            assert y.item() == pytest.approx(want)
+            y.backward()
+            assert v.grad.item() == (6.0 if x > 0 else -2.5)
+            assert (a.grad.item(), b.grad.item()) == (slope_a, slope_b)
+    _, tangent = kt.jvp(lambda t: kt.cond(t > 0.0, lambda u: u * u, lambda u: u, t), (kt.tensor(3.0),), (kt.ones(()),))
+    assert tangent.item() == 6.0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_while_loops(device: str) -> None:
+    with kt.device(device):
+        scale = kt.tensor(1.5)
+        x, n = kt.while_loop(lambda c: c[0] < 50.0, lambda c: (c[0] * scale, c[1] + 1), (kt.tensor(2.0), kt.tensor(0)))
+        assert (x.item(), n.item()) == (pytest.approx(2 * 1.5**8), 8)
+        power, t = kt.jvp(
+            lambda s: kt.while_loop(lambda c: c < 50.0, lambda c: c * s, kt.tensor(2.0)), (scale,), (kt.ones(()),)
+        )
+        assert t.item() == pytest.approx(2 * 8 * 1.5**7, rel=1e-5) and power.item() == x.item()
+        v = kt.variable(2.0)
+        with pytest.raises(kt.GradientError, match="use scan"):
+            kt.while_loop(lambda c: c < 50.0, lambda c: c * 2.0, v).backward()
+
+
+def test_scans_nest_and_take_tuples() -> None:
+    def outer(c: Any, row: Any) -> tuple[Any, Any]:
+        inner, _ = kt.scan(lambda s, x: (s + x * c, None), kt.zeros((), dtype=kt.float64), row)
+        return c + inner * 0.1, (inner, c)
+
+    v = kt.variable(np.array(0.5))
+    last, (inner, before) = kt.scan(outer, v, kt.tensor(X))
+    c, inners, befores = 0.5, [], []
+    for row in X:
+        befores.append(c)
+        inners.append(sum(x * c for x in row))
+        c += inners[-1] * 0.1
+    np.testing.assert_allclose(last.item(), c)
+    np.testing.assert_allclose(inner.numpy(), inners)
+    np.testing.assert_allclose(before.numpy(), befores)
+    last.backward()
+    np.testing.assert_allclose(v.grad.item(), np.prod([1 + 0.1 * row.sum() for row in X]))
+    count, none = kt.scan(lambda c, _: (c + 1, None), kt.tensor(0), length=7)
+    assert (count.item(), none) == (7, None)
+
+
+def test_misuse() -> None:
+    x = kt.ones(3)
+    with pytest.raises(kt.ShapeError, match=r"scan.*the carry must stay"):
+        kt.scan(lambda c, t: (x, None), kt.zeros(()), x)
+    with pytest.raises(kt.ShapeError, match="needs one length"):
+        kt.scan(lambda c, t: (c, None), kt.zeros(()))
+    with pytest.raises(kt.DTypeError, match="must return"):
+        kt.scan(lambda c, t: c, kt.zeros(()), x)
+    with pytest.raises(kt.ShapeError, match="bool scalar"):
+        kt.cond(x, lambda: x, lambda: x)
+    with pytest.raises(kt.ShapeError, match=r"cond.*must stay"):
+        kt.cond(True, lambda: x, lambda: x.sum())
+    with pytest.raises(kt.GradientError, match="looked at a value"):
+        kt.while_loop(lambda c: c.item() < 3, lambda c: c, kt.zeros(()))
+    with kt.no_grad():
+        v = kt.variable(1.0)
+        assert not kt.is_variable(kt.scan(lambda c, t: (c * v, None), kt.zeros(()), x)[0])
+    assert (x + 1).tolist() == [2.0, 2.0, 2.0]
