@@ -148,3 +148,23 @@ def test_misuse() -> None:
         v = kt.variable(1.0)
         assert not kt.is_variable(kt.scan(lambda c, t: (c * v, None), kt.zeros(()), x)[0])
     assert (x + 1).tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_custom_calls_and_their_gradients(device: str) -> None:
+    def roots(x: Any) -> Any:
+        y = kt.custom_call(np.cbrt, x.shape, x.dtype, x)
+        return y, lambda g: g / (y * y * 3.0)
+
+    with kt.device(device):
+        v = kt.variable([8.0, 27.0])
+        out = kt.custom_gradient(roots)(v * 1.0) + 1.0
+        out.sum().backward()
+        np.testing.assert_allclose(out.numpy(), [3.0, 4.0], rtol=1e-6)
+        np.testing.assert_allclose(v.grad.numpy(), [1 / 12, 1 / 27], rtol=1e-6)
+        with pytest.raises(kt.GradientError, match="custom_gradient around it"):
+            kt.custom_call(np.cbrt, (2,), kt.float32, v).sum().backward()
+        with pytest.raises(kt.ShapeError, match=r"promised float32\[3\] and gave float32\[2\].*test_control.py:\d+"):
+            kt.custom_call(np.cbrt, (3,), kt.float32, v.freeze()).numpy()
+        with pytest.raises(ValueError, match="read-only"):
+            kt.custom_call(lambda a: np.multiply(a, 2.0, out=a), (2,), kt.float32, kt.ones(2)).numpy()

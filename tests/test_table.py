@@ -24,7 +24,11 @@ LATER = {
     "cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min",
 }  # fmt: skip
 
-CONTROL = {*BUNDLE_VJP, "element"}  # the engine takes bundles apart; tests/test_control.py has the examples
+CONTROL = {
+    *BUNDLE_VJP,
+    "element",
+    "custom_call",
+}  # examples in test_control.py
 
 COLUMNS: dict[str, Iterable[str]] = {
     "definition": REFERENCE,

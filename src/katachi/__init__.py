@@ -72,6 +72,7 @@ from katachi.tensor.cumulative import (
     sort,
     topk,
 )  # fmt: skip
+from katachi.tensor.custom import custom_call
 from katachi.tensor.elementwise import (
     abs,
     add,

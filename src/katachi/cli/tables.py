@@ -21,7 +21,7 @@ DESCRIPTION = {
 COLUMNS = ("rule", "vjp", "jvp", "reference", "lowering")
 TEMPLATES = frozenset(["dot_general"])  # kernels that are not loops around one element's formula
 # Their rules depend on the number of operands, or take a bundle of values apart: no rows of the table of rules.
-SPECIAL_VJP = frozenset(["concatenate", "custom_gradient", "element", *BUNDLE_VJP])
+SPECIAL_VJP = frozenset(["concatenate", "custom_call", "custom_gradient", "element", *BUNDLE_VJP])
 SPECIAL_JVP = frozenset(["element", *BUNDLE_JVP])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from katachi.graph.dtypes import DType, float32
@@ -53,6 +53,14 @@ def _element(x: Aval, *, index: int, shape: Shape, dtype: DType) -> tuple[Shape,
 BUNDLES = ("scan", "while", "cond")
 RULES.update({name: _bundle for name in BUNDLES})
 RULES["element"] = _element
+
+
+def _custom_call(*xs: Aval, function: Callable[..., Any], shape: Shape, dtype: DType) -> tuple[Shape, DType]:
+    """What a function of the user's makes of the operands' arrays; it promises shape and dtype."""
+    return shape, dtype
+
+
+RULES["custom_call"] = _custom_call
 
 
 def elements(bundle: Node, kinds: Sequence[Aval]) -> tuple[Node, ...]:

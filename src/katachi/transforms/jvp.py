@@ -107,6 +107,10 @@ def _scatter(v: View, t: Tangents) -> Node | None:
     return _again(v, x, v.x(1), b.like(v.like(2), 0.0) if t[2] is None else t[2])
 
 
+def _custom_call(v: View, t: Tangents) -> Node | None:
+    raise GradientError("custom_call: nobody knows the function's derivative")
+
+
 def _custom(v: View, t: Tangents) -> Node | None:
     if all(x is None for x in t):
         return None
@@ -115,6 +119,7 @@ def _custom(v: View, t: Tangents) -> Node | None:
 
 JVP: dict[str, Rule] = {
     "custom_gradient": _custom,
+    "custom_call": _custom_call,
     **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
     "negate": _linear,
     "variable": lambda v, t: t[0],

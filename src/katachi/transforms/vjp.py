@@ -69,6 +69,10 @@ def _part(i: int) -> Rule:
     return rule
 
 
+def _no_way_back(g: Node, v: View) -> Node:
+    raise GradientError("custom_call: nobody knows the function's derivative; kt.custom_gradient around it can say")
+
+
 def _custom(i: int) -> Rule:
     """The user's formula for argument i, with g in the hole."""
 
@@ -272,6 +276,8 @@ def rule(node: Node, i: int) -> Rule | None:
     """The rule for input i, or None where nothing flows."""
     if node.primitive == "concatenate":
         return _part(i)
+    if node.primitive == "custom_call":
+        return _no_way_back
     if node.primitive == "custom_gradient":
         return _custom(i) if 1 <= i <= node.attrs["arguments"] else None
     if node.primitive in d.FLAT:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from katachi.errors import ShapeError
 from katachi.graph.control import Body
 
 Array = np.ndarray[Any, Any]
@@ -56,4 +57,20 @@ def _element(bundle: tuple[Array, ...], *, index: int, shape: Any, dtype: Any) -
     return bundle[index]
 
 
-CONTROL: dict[str, Callable[..., Any]] = {"scan": _scan, "while": _while, "cond": _cond, "element": _element}
+def _custom_call(*arrays: Array, function: Callable[..., Any], shape: Any, dtype: Any) -> Array:
+    views = [a.view() for a in arrays]
+    for v in views:
+        v.flags.writeable = False  # values never change, whatever the function tries
+    out = np.asarray(function(*views))
+    if out.shape != shape or out.dtype != dtype.numpy:
+        raise ShapeError(f"the function promised {dtype.name}{list(shape)} and gave {out.dtype}{list(out.shape)}")
+    return out
+
+
+CONTROL: dict[str, Callable[..., Any]] = {
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "element": _element,
+    "custom_call": _custom_call,
+}
