@@ -20,6 +20,7 @@ DESCRIPTION = {
 }
 COLUMNS = ("rule", "vjp", "jvp", "reference", "lowering")
 TEMPLATES = frozenset(["dot_general"])  # kernels that are not loops around one element's formula
+ERASED = frozenset([*MARKS, "optimization_barrier", "custom_gradient"])
 # Their rules depend on the number of operands, or take a bundle of values apart: no rows of the table of rules.
 SPECIAL_VJP = frozenset(["concatenate", "custom_call", "custom_gradient", "element", *BUNDLE_VJP])
 SPECIAL_JVP = frozenset(["element", *BUNDLE_JVP])
@@ -38,7 +39,7 @@ def cells() -> dict[str, dict[str, str]]:
             "vjp": "flat" if flat else _filled(name in VJP or name in SPECIAL_VJP),
             "jvp": "flat" if flat else _filled(name in JVP or name in SPECIAL_JVP),
         }
-        lowered = "erased" if name in MARKS else _filled(name in LOWERING or name in TEMPLATES)
+        lowered = "erased" if name in ERASED else _filled(name in LOWERING or name in TEMPLATES)
         table[name] = {"rule": "yes", **derived, "reference": _filled(name in REFERENCE), "lowering": lowered}
     return table
 
