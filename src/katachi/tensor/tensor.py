@@ -23,12 +23,13 @@ from katachi.tensor import (
     indexing,
     linalg,
     movement,
+    operators,
     reduce,
 )
 from katachi.tensor.apply import Result, apply
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import Handle, handle
-from katachi.tensor.signatures import assigning, binary, expecting, pulling, reflected
+from katachi.tensor.signatures import assigning, expecting, pulling
 from katachi.tensor.trace import flush, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
 
@@ -375,113 +376,35 @@ class Tensor(Handle, Generic[S, G]):
 
         def __contains__(self, x: Any) -> bool: ...
 
-    @like(reflected)
-    def __radd__(self, other: Any) -> Any:
-        return apply(elementwise.ADD, (other, self))
-
-    @like(reflected)
-    def __rsub__(self, other: Any) -> Any:
-        return apply(elementwise.SUBTRACT, (other, self))
-
-    @like(reflected)
-    def __rmul__(self, other: Any) -> Any:
-        return apply(elementwise.MULTIPLY, (other, self))
-
-    @like(reflected)
-    def __rtruediv__(self, other: Any) -> Any:
-        return apply(elementwise.DIVIDE, (other, self))
-
-    @like(reflected)
-    def __rpow__(self, other: Any) -> Any:
-        return apply(elementwise.POW, (other, self))
-
-    @like(reflected)
-    def __rmatmul__(self, other: Any) -> Any:
-        return apply(linalg.MATMUL, (other, self))
-
-    @like(reflected)
-    def __rand__(self, other: Any) -> Any:
-        return apply(elementwise.AND, (other, self))
-
-    @like(reflected)
-    def __ror__(self, other: Any) -> Any:
-        return apply(elementwise.OR, (other, self))
-
-    @like(reflected)
-    def __rxor__(self, other: Any) -> Any:
-        return apply(elementwise.XOR, (other, self))
-
-    @like(reflected)
-    def __rmod__(self, other: Any) -> Any:
-        return apply(functions.REMAINDER, (other, self))
-
-    @like(reflected)
-    def __rfloordiv__(self, other: Any) -> Any:
-        return apply(functions.FLOOR_DIVIDE, (other, self))
-
-    @like(reflected)
-    def __rlshift__(self, other: Any) -> Any:
-        return apply(functions.LEFT_SHIFT, (other, self))
-
-    @like(reflected)
-    def __rrshift__(self, other: Any) -> Any:
-        return apply(functions.RIGHT_SHIFT, (other, self))
+    __radd__ = operators.radd
+    __rsub__ = operators.rsub
+    __rmul__ = operators.rmul
+    __rtruediv__ = operators.rtruediv
+    __rpow__ = operators.rpow
+    __rmatmul__ = operators.rmatmul
+    __rand__ = operators.rand
+    __ror__ = operators.ror
+    __rxor__ = operators.rxor
+    __rmod__ = operators.rmod
+    __rfloordiv__ = operators.rfloordiv
+    __rlshift__ = operators.rlshift
+    __rrshift__ = operators.rrshift
+    __iadd__ = operators.iadd
+    __isub__ = operators.isub
+    __imul__ = operators.imul
+    __itruediv__ = operators.itruediv
+    __ipow__ = operators.ipow
+    __imatmul__ = operators.imatmul
+    __iand__ = operators.iand
+    __ior__ = operators.ior
+    __ixor__ = operators.ixor
+    __imod__ = operators.imod
+    __ifloordiv__ = operators.ifloordiv
+    __ilshift__ = operators.ilshift
+    __irshift__ = operators.irshift
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError("a tensor's value never changes: x[i] = v is not possible; x.at[i].set(v) gives a new tensor")
-
-    @like(binary)
-    def __iadd__(self, other: Any) -> Any:
-        return self._augmented(elementwise.ADD, other, "+")
-
-    @like(binary)
-    def __isub__(self, other: Any) -> Any:
-        return self._augmented(elementwise.SUBTRACT, other, "-")
-
-    @like(binary)
-    def __imul__(self, other: Any) -> Any:
-        return self._augmented(elementwise.MULTIPLY, other, "*")
-
-    @like(binary)
-    def __itruediv__(self, other: Any) -> Any:
-        return self._augmented(elementwise.DIVIDE, other, "/")
-
-    def __ipow__(self, other: Any) -> Any:
-        self._check_value("**")
-        return elementwise.pow(self, other)
-
-    def __imatmul__(self, other: Any) -> Any:
-        return self._augmented(linalg.MATMUL, other, "@")
-
-    def __iand__(self, other: Any) -> Any:
-        return self._augmented(elementwise.AND, other, "&")
-
-    def __ior__(self, other: Any) -> Any:
-        return self._augmented(elementwise.OR, other, "|")
-
-    def __ixor__(self, other: Any) -> Any:
-        return self._augmented(elementwise.XOR, other, "^")
-
-    def __imod__(self, other: Any) -> Any:
-        return self._augmented(functions.REMAINDER, other, "%")
-
-    def __ifloordiv__(self, other: Any) -> Any:
-        return self._augmented(functions.FLOOR_DIVIDE, other, "//")
-
-    def __ilshift__(self, other: Any) -> Any:
-        return self._augmented(functions.LEFT_SHIFT, other, "<<")
-
-    def __irshift__(self, other: Any) -> Any:
-        return self._augmented(functions.RIGHT_SHIFT, other, ">>")
-
-    def _augmented(self, op: Op, other: Any, sign: str) -> Any:
-        """`x += 1` binds a new value; of state it would make a computed value, and silently part with the state."""
-        self._check_value(sign)
-        return apply(op, (self, other))
-
-    def _check_value(self, sign: str) -> None:
-        if self._cell is not None:
-            raise TypeError(f"p {sign}= v would replace this parameter or variable by a value; use p.set(p {sign} v)")
 
     # ---- copies
     def __copy__(self) -> Tensor[S, G]:
