@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import katachi as kt
-from katachi import DTypeError, IndexBoundsError, ShapeError, nn
+from katachi import DTypeError, IndexBoundsError, ShapeError, nn, optim
 from katachi.nn import functional as F
 
 RNG = np.random.default_rng(0)
@@ -372,3 +372,10 @@ def test_what_is_refused_and_how(act: Callable[[], Any], error: type[Exception],
         with pytest.raises(error) as caught:
             act()
         assert all(w in str(caught.value) for w in words), str(caught.value)
+
+
+def test_a_class_is_not_a_layer_and_a_model_not_its_parameters() -> None:
+    with pytest.raises(TypeError, match=r"item 1 is the class ReLU; an object is needed: ReLU\(\)"):
+        nn.Sequential(nn.Linear(2, 2), nn.ReLU)
+    with pytest.raises(TypeError, match=r"SGD: needs parameters, such as model.parameters\(\), got Linear"):
+        optim.SGD(nn.Linear(2, 2), lr=0.1)  # type: ignore[arg-type] # that is the point

@@ -49,6 +49,8 @@ class Sequential(Chain):
 
     def __init__(self, *modules: Any) -> None:
         for i, m in enumerate(modules):
+            if isinstance(m, type):
+                raise TypeError(f"Sequential: item {i} is the class {m.__name__}; an object is needed: {m.__name__}()")
             if not callable(m):
                 raise TypeError(f"Sequential: item {i} is not callable: {type(m).__name__}")
         super().__init__(modules)

@@ -31,6 +31,10 @@ class Optimizer:
     states: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Any], **defaults: Any) -> None:
+        if not isinstance(params, Iterable):
+            raise TypeError(
+                f"{type(self).__name__}: needs parameters, such as model.parameters(), got {type(params).__name__}"
+            )
         items = list(params)
         if not items:
             raise ValueError(f"{type(self).__name__}: there are no parameters to optimise")
