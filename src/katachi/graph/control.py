@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from katachi.graph.dtypes import DType, float32
-from katachi.graph.node import Aval, Node
+from katachi.graph.node import Aval, Node, toposort
 from katachi.graph.primitives import RULES, make
 from katachi.graph.sizes import Shape
 
@@ -19,7 +19,7 @@ class Body:
         depends = set(self.params)
         order: list[Node] = []
         captured: dict[Node, None] = {}
-        for n in _ordered(self.outputs):
+        for n in toposort(self.outputs):
             if n not in depends and any(x in depends for x in n.inputs):
                 depends.add(n)
                 order.append(n)
@@ -32,12 +32,6 @@ class Body:
     def nodes(self) -> list[Node]:
         """Parameters, captured nodes and the body's own, topologically."""
         return [*self.params, *self.captured, *self.order]
-
-
-def _ordered(outputs: Sequence[Node]) -> list[Node]:
-    from katachi.graph.node import toposort
-
-    return toposort(outputs)
 
 
 def _bundle(*xs: Aval, **attrs: Any) -> tuple[Shape, DType]:

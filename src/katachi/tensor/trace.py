@@ -134,7 +134,7 @@ def settle(x: Handle) -> None:
         owner.snapshot().compute(x)
 
 
-def flush(t: Trace | None = None, discard: frozenset[int] = frozenset()) -> None:
+def flush(t: Trace | None = None) -> None:
     """End the trace: compute every handle of it that is still alive, and commit what was written to cells.
 
     Raises what computing raises. Then no cell has changed, handles that do not depend on the failure are still
@@ -147,8 +147,7 @@ def flush(t: Trace | None = None, discard: frozenset[int] = frozenset()) -> None
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
     written = tuple(t.written.items())
-    key = (tuple([h._slot for h in live]), tuple([s for _, s in written]))
-    key = (tuple([s - base for s in key[0]]), tuple([s - base for s in key[1]]))
+    key = (tuple([h._slot - base for h in live]), tuple([s - base for _, s in written]))
     finish = e.programs.get(key)
     built = finish is None
     try:
