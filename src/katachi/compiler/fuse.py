@@ -29,6 +29,7 @@ class Group:
     nodes: tuple[Node, ...]
     inputs: tuple[Node, ...]  # values in memory that it reads
     outputs: tuple[Node, ...]  # values in memory that it writes
+    away: frozenset[Node] = frozenset()  # inputs that it reads elsewhere than at the element it computes
 
 
 class _Open:
@@ -39,6 +40,7 @@ class _Open:
         self.roots: list[Node] = []
         self.nodes: set[Node] = set()
         self.reads: set[Node] = set()
+        self.away: set[Node] = set()
 
     @property
     def kept_shape(self) -> tuple[int, ...]:
@@ -102,6 +104,11 @@ def fuse(nodes: list[Node], outputs: Sequence[Node], lowerable: Callable[[Node],
         group = groups[spot]
         group.roots.append(node)
         group.nodes |= closure
+        here = () if node.primitive in REDUCING else tuple(range(len(without_ones(node.shape))))
+        for r, at in reads:
+            # in stages, a second reader may come after the first one's result is written
+            if at != here or without_ones(r.shape) != without_ones(node.shape) or (r in group.reads and group.gone):
+                group.away.add(r)
         group.reads.update(r for r, _ in reads)
         group_of[node] = spot
     return _close(nodes, outputs, groups, group_of)
@@ -268,7 +275,8 @@ def _close(nodes: list[Node], outputs: Sequence[Node], groups: list[_Open], grou
         if g.kind == "reference":
             inputs = tuple(dict.fromkeys(g.roots[0].inputs))
         members = tuple(sorted(g.nodes, key=order.__getitem__))
-        closed.append(Group(g.kind, members if g.kind != "reference" else (g.roots[0],), inputs, tuple(own)))
+        members = members if g.kind != "reference" else (g.roots[0],)
+        closed.append(Group(g.kind, members, inputs, tuple(own), frozenset(g.away)))
     return closed
 
 

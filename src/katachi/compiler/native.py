@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from sys import getrefcount
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from katachi.compiler.fuse import Group, fuse
+from katachi.compiler.order import overwriting
 from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Step, Stub, last_uses, located, nbytes
 from katachi.devices.memory import Buffer, Usage, allocate, arena
@@ -35,12 +37,15 @@ class NativeProgram:
     """Every value has a row in a table of addresses. Temporaries lie in the arena that all programs share; a run fills
     in the addresses of inputs and outputs and makes one native call per stretch of lowered groups."""
 
-    def __init__(self, outputs: Sequence[Node]) -> None:
+    def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
         from katachi.devices.cpu.engine import engine
 
         nodes = toposort(outputs)
         groups = fuse(nodes, outputs, lambda n: n.device == "cpu" and lowerable(n))
         leaves = [n for n in nodes if n.primitive == "input"]
+        entered = {n.attrs["slot"]: n for n in leaves if not n.attrs["scalar"]}
+        candidates = {outputs[i]: entered.get(k) for i, k in replaces.items() if outputs.count(outputs[i]) == 1}
+        groups, in_place = overwriting(groups, candidates)
         values = dict.fromkeys([*leaves, *[v for g in groups for v in g.outputs]])
         values.update(dict.fromkeys(outputs))
         index = {n: i for i, n in enumerate(values)}
@@ -48,8 +53,15 @@ class NativeProgram:
         self.uses = [(index[n], n.attrs["slot"]) for n in leaves if not n.attrs["scalar"]]
         self.results = [index[n] for n in outputs]
         made_here = {v for g in groups for v in g.outputs}
-        fresh = dict.fromkeys(n for n in outputs if n in made_here)
+        fresh = dict.fromkeys(n for n in outputs if n in made_here and n not in in_place)
         self.fresh = [(index[n], n.shape, n.dtype.numpy) for n in fresh]
+        # (row, shape, dtype, the input whose memory it may take, which of the replaced values it is, how many of the
+        # references to that memory are `run`'s own: `inputs`, a variable, an argument, and `given` if it is read)
+        self.in_place = [
+            (index[outputs[i]], outputs[i].shape, outputs[i].dtype.numpy, k, place, 4 if k in entered else 3)
+            for place, (i, k) in enumerate(replaces.items())
+            if outputs[i] in in_place
+        ]
         # a number that is itself a result: it has no group, and copies what it is
         self.plain = [(index[n], n) for n in dict.fromkeys(outputs) if n not in made_here and n not in leaves]
         keep = {index[n] for n in outputs}
@@ -58,7 +70,7 @@ class NativeProgram:
         dead = last_uses(reads, made, keep)
         size = {i: nbytes(n) for n, i in index.items()}
         temporary = [[r for r in rows if r not in keep] for rows in made]
-        self.plan: Plan = plan(temporary, dead, size, {r: size[r] for r in keep})
+        self.plan: Plan = plan(temporary, dead, size, {r: size[r] for r in keep - {row for row, *_ in self.in_place}})
         self.reference_steps = [g.nodes[0].primitive for g in groups if g.kind == "reference"]
 
         self.table = np.zeros(max(len(index), 1), np.int64)
@@ -113,8 +125,11 @@ class NativeProgram:
             text += f"; on the reference device, for want of a lowering: {', '.join(sorted(set(self.reference_steps)))}"
         return text
 
-    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
-        """The outputs' buffers; raises what computing raises, with the user's line added."""
+    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
+        """The outputs' buffers; raises what computing raises, with the user's line added.
+
+        `holders` says for each replaced value how many handles hold the old one. If nothing else does, the new one
+        takes its memory."""
         rows = self.rows
         given: dict[int, Buffer] = {}
         for row, k in self.uses:
@@ -128,6 +143,12 @@ class NativeProgram:
                     array[0] = numbers[k]
         for row, shape, dtype in self.fresh:
             buffer = given[row] = allocate(shape, dtype)
+            rows[row] = buffer.address
+        for row, shape, dtype, k, place, ours in self.in_place:
+            buffer = inputs[k]
+            if not holders or buffer.pinned or getrefcount(buffer) > holders[place] + ours:
+                buffer = allocate(shape, dtype)
+            given[row] = buffer
             rows[row] = buffer.address
         base = arena.at_least(self.plan.arena)
         if base != self.arena_base:

@@ -3,7 +3,7 @@ device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class ReferenceProgram:
     def summary(self) -> str:
         return f"{len(self.steps)} steps on the reference device"
 
-    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
-        """The outputs' buffers; raises what a primitive raises, with the user's line added."""
+    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
+        """The outputs' buffers, all new; raises what a primitive raises, with the user's line added."""
         if Stub.active:
             return [allocate(shape, dtype) for shape, dtype in self.kinds]
         Usage.running(self.plan.bytes)
@@ -69,8 +69,10 @@ class ReferenceProgram:
         return [given[row] for row in self.results]
 
 
-def build(outputs: Sequence[Node]) -> ReferenceProgram | NativeProgram:
-    """The program that computes `outputs` from the input nodes they reach, on the devices that the nodes name."""
+def build(outputs: Sequence[Node], replaces: Mapping[int, int] | None = None) -> ReferenceProgram | NativeProgram:
+    """The program that computes `outputs` from the input nodes they reach, on the devices that the nodes name.
+
+    `replaces`: outputs that are a cell's new value, and the inputs that are its old one."""
     outputs = optimise(outputs)
     nodes = toposort(outputs)
     assert not any(isinstance(n.group, tuple) for n in nodes), "a tape's copy carries structure, never a value"
@@ -78,4 +80,4 @@ def build(outputs: Sequence[Node]) -> ReferenceProgram | NativeProgram:
         raise GradientError("custom_gradient: the gradient function looked at a value; it may only compute with them")
     if all(n.device == "reference" for n in nodes):
         return ReferenceProgram(outputs)
-    return NativeProgram(outputs)
+    return NativeProgram(outputs, replaces or {})

@@ -38,6 +38,10 @@ class Cell:
     def live(self) -> list[Handle]:
         return [h for r in self.handles if (h := r()) is not None]
 
+    def holders(self) -> int:
+        """How many handles hold the value."""
+        return len([None for r in self.handles if r() is not None])
+
     def adopt(self, handle: Handle) -> None:
         handle._cell = self
         self.handles = [r for r in self.handles if r() is not None]

@@ -111,7 +111,8 @@ class Finish:
         if taped:
             self._try_out(taped, used, leaf_nodes)
         extra = [n for n in self.template.kept if n.primitive != "input"]
-        self.program = compiler.build([*self.nodes, *[slots[s] for s in written], *extra])
+        replaces = {len(live) + i: k for i, k in enumerate(_replaced(path, written))}
+        self.program = compiler.build([*self.nodes, *[slots[s] for s in written], *extra], replaces)
         self.first_extra = len(live) + len(written)
 
     def _try_out(self, taped: list[Node], used: frozenset[Node], leaf_nodes: list[Node]) -> None:
@@ -152,6 +153,21 @@ class Finish:
         whole = Tape(template, kept, links, leaves)
         roots = self.roots
         return lambda node: whole if node in roots else gone
+
+
+def _replaced(path: Sequence[Entry], written: Sequence[int]) -> list[int]:
+    """For each result that a cell takes, as which import the cell's old value entered."""
+    number: dict[int, int] = {}  # slot: that import
+    count = 0
+    for e in path:
+        for w in e.arrivals():
+            number[w.slot] = count
+            count += 1
+        for w in e.writes:
+            want = e.wants[w.operand]
+            old = number[want if want.__class__ is int else want.slot]
+            number[e.first + w.result] = number[e.first + w.result + 1] = old
+    return [number[slot] for slot in written]
 
 
 def _entered(t: Trace, node: Node) -> Buffer:

@@ -154,7 +154,7 @@ def flush(t: Trace | None = None) -> None:
         with _launch:
             if finish is None:
                 finish = e.programs[key] = Finish(t, key[0], key[1])
-            buffers = finish.program.run(t.values, t.scalars)
+            buffers = finish.program.run(t.values, t.scalars, [cell.holders() for cell in t.written])
     except BaseException:
         _fail(t)
         raise
