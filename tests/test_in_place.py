@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def cpu():
         yield
 
 
-def problem(optimizer=optim.AdamW):
+def problem(optimizer=optim.AdamW) -> Any:
     kt.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
     opt = optimizer(model.parameters(), lr=1e-2)
@@ -59,7 +61,7 @@ def test_the_same_numbers_as_without(optimizer):
     assert all(np.array_equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-HOLDERS = {
+HOLDERS: dict[str, Any] = {
     "numpy": lambda model: model[0].weight.numpy(),
     "state_dict": lambda model: model.state_dict()["0.weight"],
     "freeze": lambda model: model[0].weight.freeze() + 0,
@@ -92,7 +94,7 @@ def test_a_tape_keeps_the_weights_it_was_made_with():
             step()
         y.backward()
         grads.append(x.grad.numpy())
-    assert np.array_equal(*grads)
+    assert np.array_equal(grads[0], grads[1])
 
 
 def test_a_failed_check_changes_no_cell():
@@ -151,7 +153,7 @@ def test_a_cell_set_to_its_own_reverse():
 
 
 def test_running_mean():
-    layer = nn.BatchNorm2d(3)
+    layer: Any = nn.BatchNorm2d(3)
     x = kt.randn(4, 3, 5, 5)
     mean = x.numpy().mean((0, 2, 3))
     for _ in range(2):

@@ -38,7 +38,8 @@ def overwriting(groups: Sequence[Group], replaced: Mapping[Node, Node | None]) -
         for i, news in writers.items():
             before[i] |= failing
             for new in news:
-                before[i] |= readers.get(replaced[new], set()) - {i} if replaced[new] is not None else set()
+                old = replaced[new]
+                before[i] |= readers.get(old, set()) - {i} if old is not None else set()
         order = _sorted(before, writers)
         if len(order) == len(groups):
             return [groups[i] for i in order], {n for news in writers.values() for n in news}

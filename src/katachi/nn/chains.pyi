@@ -6,7 +6,7 @@ second of five) have classes in which its result has two axes of unknown size. M
 them, are gradual.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from katachi.nn.containers import ModuleList, Sequential
@@ -134,6 +134,8 @@ class Chain(ModuleList):
     def __new__(
         cls, m1: _1, m2: _2, m3: _3, m4: _4, m5: _5, m6: _6, m7: _7, m8: _8, /
     ) -> Seq8[_1, _2, _3, _4, _5, _6, _7, _8]: ...
+    @overload
+    def __new__(cls, modules: Mapping[str, Callable[[Any], Any]], /) -> Sequential: ...
     @overload
     def __new__(cls, *modules: Callable[[Any], Any]) -> Sequential: ...
     def __call__(self, x: Tensor) -> Tensor[Any, Any]: ...

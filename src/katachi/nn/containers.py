@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, overload
 
 from katachi.nn.module import Module
 
@@ -17,20 +17,55 @@ class ModuleList(Module):
     """
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
-        for i, m in enumerate(modules):
-            vars(self)[str(i)] = m
+        self.extend(modules)
+
+    @property
+    def _items(self) -> dict[str, Any]:
+        """By field: what is a module, or has a number for its name, for a Sequential may hold functions too."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, Module) or name.isdigit()}
 
     def __iter__(self) -> Iterator[Module]:
-        return (m for _, m in self.children())
+        return iter(self._items.values())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.children())
+        return len(self._items)
 
-    def __getitem__(self, i: int) -> Module:
-        return list(self)[i]
+    @overload
+    def __getitem__(self, i: int) -> Module: ...
+    @overload
+    def __getitem__(self, i: slice) -> Any: ...
+    def __getitem__(self, i: Any) -> Any:
+        items = list(self)
+        if isinstance(i, slice):
+            return type(self)(*items[i]) if isinstance(self, Sequential) else type(self)(items[i])
+        if not -len(items) <= i < len(items):
+            raise IndexError(f"{type(self).__name__} of {len(items)} modules, asked for {i}")
+        return items[i]
+
+    def __setitem__(self, i: int, module: Module) -> None:
+        size = len(self)
+        if not -size <= i < size:
+            raise IndexError(f"{type(self).__name__} of {size} modules, asked to replace {i}")
+        self._put(list(self._items)[i], module)
 
     def append(self, module: Module) -> None:
-        vars(self)[str(len(self))] = module
+        """One module more, at the end."""
+        self._put(str(len(self)), module)
+
+    def extend(self, modules: Iterable[Module]) -> None:
+        """Several modules more, at the end."""
+        for module in modules:
+            self.append(module)
+
+    def _put(self, name: str, module: Any) -> None:
+        what = f"{type(self).__name__}: item {name}"
+        if isinstance(module, type):
+            raise TypeError(f"{what} is the class {module.__name__}; an object is needed: {module.__name__}()")
+        if not callable(module):
+            raise TypeError(f"{what} is not callable: {type(module).__name__}")
+        if hasattr(type(self), name):
+            raise ValueError(f"{what} cannot have the name of an attribute that every {type(self).__name__} has")
+        setattr(self, name, module)
 
 
 if TYPE_CHECKING:
@@ -40,7 +75,7 @@ else:
 
 
 class Sequential(Chain):
-    """Modules one after another.
+    """Modules, or functions of one tensor, one after another; or a dict of them, whose keys become their names.
 
     >>> import katachi as kt
     >>> kt.nn.Sequential(kt.nn.Linear(3, 4), kt.nn.ReLU())(kt.ones((2, 3))).shape
@@ -48,15 +83,13 @@ class Sequential(Chain):
     """
 
     def __init__(self, *modules: Any) -> None:
-        for i, m in enumerate(modules):
-            if isinstance(m, type):
-                raise TypeError(f"Sequential: item {i} is the class {m.__name__}; an object is needed: {m.__name__}()")
-            if not callable(m):
-                raise TypeError(f"Sequential: item {i} is not callable: {type(m).__name__}")
-        super().__init__(modules)
+        if len(modules) == 1 and isinstance(modules[0], Mapping):
+            for name, module in modules[0].items():
+                self._put(name, module)
+        else:
+            super().__init__(modules)
 
     def forward(self, x: Any) -> Any:
-        for name, step in vars(self).items():
-            if name != "training":
-                x = step(x)
+        for step in self._items.values():
+            x = step(x)
         return x

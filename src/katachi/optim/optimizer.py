@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from katachi.tensor.creation import leaf
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import handle
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import current, flush
+from katachi.tensor.trace import current, flush, note_grad
 
 ALWAYS = ("initial_lr", "decoupled_weight_decay", "foreach", "fused")  # PyTorch's, that change no number here
 
@@ -78,6 +78,7 @@ class Optimizer:
         """Forget the gradients of all parameters."""
         for group in self.param_groups:
             for p in group["params"]:
+                note_grad(p)
                 p._grad = None
 
     def step(self, grads: dict[Any, Any] | None = None) -> None:
@@ -87,6 +88,10 @@ class Optimizer:
         afterwards. If computing fails, nothing has changed.
         """
         taken = []
+        recording = current().recording
+        if recording is not None and grads is None:
+            for p in (p for group in self.param_groups for p in group["params"]):
+                note_grad(p)
         for group in self.param_groups:
             by_step: dict[int, list[Any]] = {}
             for p in group["params"]:
@@ -100,8 +105,9 @@ class Optimizer:
         except BaseException:
             self._give_back(taken, grads)
             raise
-        for p, *_ in taken:
-            self.state[id(p)]["step"] += 1
+        if recording is None:  # else it was noted where the step's numbers come from
+            for p, *_ in taken:
+                self.state[id(p)]["step"] += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and state by position of the parameters, as PyTorch lays them out, with constant snapshots."""
@@ -169,6 +175,12 @@ class Optimizer:
         """One entry that updates these parameters; returns what it takes to put their gradients back."""
         n = len(params)
         cells = [*params, *[self.state[id(p)][name] for name in self.states for p in params]]
+        recording = current().recording
+        if recording is not None:
+            states = [self.state[id(p)] for p in params]
+            recording.sources.append((len(current().scalars), _Step(self, group, self.flags(group), states)))
+            for state in states:
+                state["step"] = step
         found = [p._grad for p in params] if grads is None else [grads[p] for p in params]
         operands = [*cells, *found, *self.numbers(group, step)]
         writes = _writes(len(cells))
@@ -192,6 +204,35 @@ class Optimizer:
                 p._grad = g
             else:
                 grads[p] = g
+
+
+class _Step(NamedTuple):
+    """Where a compiled function finds the numbers of an update at each call."""
+
+    optimizer: Optimizer
+    group: Mapping[str, Any]
+    flags: tuple[Any, ...]
+    states: list[dict[str, Any]]
+
+    def fits(self) -> bool:
+        """Whether the group is as it was, but for its numbers, and its parameters have stepped equally often."""
+        opt, group = self.optimizer, self.group
+        if not any(g is group for g in opt.param_groups) or opt.flags(group) != self.flags:
+            return False
+        step = self.states[0]["step"]
+        if any([s["step"] != step for s in self.states]):
+            return False
+        return opt.state.get(id(group["params"][0])) is self.states[0]
+
+    def take(self) -> tuple[float, ...]:
+        step = self.states[0]["step"] + 1
+        for s in self.states:
+            s["step"] = step
+        return self.optimizer.numbers(self.group, step)
+
+    def undo(self) -> None:
+        for s in self.states:
+            s["step"] -= 1
 
 
 def _snapshot(value: Any) -> Any:

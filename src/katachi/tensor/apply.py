@@ -21,7 +21,7 @@ from katachi.graph.site import Group, Site, frames, origin
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
-from katachi.tensor.trace import SPAN, Trace, flush, local, settle
+from katachi.tensor.trace import SPAN, Trace, arrive, flush, local
 
 LARGEST_FLOAT = int(sys.float_info.max)
 MOST_NODES = 50_000  # pending at once
@@ -180,7 +180,7 @@ def _want(t: Trace, x: Any, fresh: list[Handle], op: Op) -> Any:
     inside = x._slot - t.base
     if 0 <= inside < SPAN:
         return inside
-    settle(x)
+    arrive(x)
     source: Any = x._origin
     slot = t.entry.end + len(fresh)
     node, consumed = None, ()

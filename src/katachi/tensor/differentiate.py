@@ -13,7 +13,7 @@ from katachi.tensor.apply import apply
 from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import Trace, current
+from katachi.tensor.trace import Trace, current, note_grad
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute
@@ -129,6 +129,9 @@ class _Run:
             if i == len(self.leaves):
                 self.leaves.append(leaf)
             self.occurrences.append(i)
+        if accumulate and t.recording is not None:
+            for leaf in self.leaves:
+                note_grad(leaf)
         self.old = [leaf._grad if accumulate else None for leaf in self.leaves]
         self.number = number
 

@@ -12,6 +12,7 @@ class Flush(NamedTuple):
     program: Any
     built: bool  # made now, not found
     entries: int  # operations of the trace that it ends
+    why: str = ""  # it was built
 
 
 observers: list[Callable[[Any], None]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from katachi.errors import DTypeError
 from katachi.graph import build as b
@@ -17,6 +17,7 @@ from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_shape
 from katachi.tensor.signatures import drawing
+from katachi.tensor.trace import local
 from katachi.tensor.types import Shaped, like, shape_vars
 
 if TYPE_CHECKING:
@@ -44,15 +45,37 @@ class Generator:
         self.seed, self.calls = int(seed) & MASK, 0
         return self
 
-    def draw(self) -> tuple[int, int]:
-        """The seed and the number of the next draw, which is now taken."""
+    def draw(self, signed: bool = False) -> tuple[int, int]:
+        """The seed (as an int64 if `signed`) and the number of the next draw, which is now taken: the first two numbers
+        of the operation that follows."""
+        recording = local.trace.recording
+        if recording is not None:
+            recording.sources.append((len(local.trace.scalars), _Draw(self, signed)))
         with self._lock:
             call = self.calls
             self.calls = (call + 1) & MASK
-        return self.seed, call
+        seed = self.seed
+        return seed - (1 << 64) if signed and seed >> 63 else seed, call
 
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed}, calls={self.calls})"
+
+
+class _Draw(NamedTuple):
+    """Where a compiled function finds the numbers of a draw at each call."""
+
+    generator: Generator
+    signed: bool
+
+    def fits(self) -> bool:
+        return True
+
+    def take(self) -> tuple[int, int]:
+        return self.generator.draw(self.signed)
+
+    def undo(self) -> None:
+        with self.generator._lock:
+            self.generator.calls = (self.generator.calls - 1) & MASK
 
 
 default_generator = Generator(0)
@@ -146,9 +169,8 @@ def randint(
     kind = as_dtype(dtype)
     if kind.is_integer and not (kind.bounds[0] <= low and high - 1 <= kind.bounds[1]):
         raise OverflowError(f"randint: {low} to {high - 1} do not fit {kind.name}")
-    seed, call = (generator or default_generator).draw()
-    as_signed = seed - (1 << 64) if seed >> 63 else seed
-    return apply(RANDINT, (as_signed, call, low, high), (as_shape(shape), kind))
+    seed, call = (generator or default_generator).draw(signed=True)
+    return apply(RANDINT, (seed, call, low, high), (as_shape(shape), kind))
 
 
 def _floating(what: str, dtype: Any) -> DType:

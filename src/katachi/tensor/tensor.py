@@ -30,7 +30,7 @@ from katachi.tensor.apply import Result, apply
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import Handle, handle
 from katachi.tensor.signatures import assigning, expecting, pulling
-from katachi.tensor.trace import flush, settle
+from katachi.tensor.trace import flush, note_grad, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class Tensor(Handle, Generic[S, G]):
             raise GradientError(
                 "grad: this is a constant, so it has no gradient; a parameter, kt.variable(...) or x.unfreeze() has one"
             )
+        note_grad(self)
         return self._grad
 
     @grad.setter
@@ -202,6 +203,7 @@ class Tensor(Handle, Generic[S, G]):
                 raise GradientError(f"grad: needs a tensor or None, got {type(value).__name__}")
             if value.shape != self.shape or value.dtype is not self.dtype:
                 raise GradientError(f"grad: must be {self._aval!r} like its variable, got {value._aval!r}")
+        note_grad(self)
         self._grad = value
 
     @like(assigning)
@@ -246,6 +248,7 @@ class Tensor(Handle, Generic[S, G]):
     def reset(self) -> None:
         """Forget the gradients of every variable that this value was computed from."""
         for leaf in differentiate.leaves_of(self):
+            note_grad(leaf)
             leaf._grad = None
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor[S, G]:

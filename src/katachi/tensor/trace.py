@@ -24,8 +24,36 @@ from katachi.tensor.handle import LEAF, Cell, Handle, Lost
 from katachi.tensor.modes import modes
 from katachi.tensor.tape import Finish
 
+LOOKING = (
+    "a value is looked at inside a compiled function, which is traced before there are values; return it and look at "
+    "it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
+)
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
+
+
+class Changes:
+    """Counts changes of modules, so that whoever depends on one knows when to look."""
+
+    count = 0
+
+
+class Recording:
+    """What a function under kt.compile does besides computing, noted while it is traced."""
+
+    active = 0  # how many there are, in all threads
+
+    def __init__(self, arguments: list[Any]) -> None:
+        self.arguments = {id(x) for x in arguments}
+        self.grads: dict[Any, Any] = {}  # every leaf whose gradient was touched, with the one it had
+        self.sources: list[tuple[int, Any]] = []  # (place among the scalars, where the numbers there come from)
+        self.modules: dict[int, Any] = {}
+
+    def undo(self) -> None:
+        for _, source in reversed(self.sources):
+            source.undo()
+        for leaf, grad in self.grads.items():
+            leaf._grad = grad
 
 
 class Trace:
@@ -41,6 +69,7 @@ class Trace:
         self.fresh: list[Handle] = []
         self.last = self.root
         self.failed: Deferred | None = None
+        self.recording: Recording | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -93,7 +122,7 @@ class Deferred:
         slot = h._slot - self.base
         key = ("alone", slot)
         program = self.entry.programs.get(key)
-        with _launch:
+        with launching:
             if program is None:
                 program = self.entry.programs[key] = compiler.build([self.entry.slots()[slot]])
             (h._value,) = program.run(self.values, self.scalars)
@@ -109,7 +138,7 @@ class _Local(threading.local):
 _bases = itertools.count(SPAN, SPAN)
 _traces: weakref.WeakValueDictionary[int, Trace] = weakref.WeakValueDictionary()
 local = _Local()
-_launch = threading.RLock()
+launching = threading.RLock()
 
 
 def current() -> Trace:
@@ -117,8 +146,31 @@ def current() -> Trace:
     return local.trace
 
 
+def note_grad(leaf: Handle) -> None:
+    """Its gradient is about to be read or replaced."""
+    recording = local.trace.recording
+    if recording is not None:
+        recording.grads.setdefault(leaf, leaf._grad)
+
+
+def note_module(module: Any) -> None:
+    """It is called, here or in another thread, while a function is being recorded."""
+    recording = local.trace.recording
+    if recording is not None:
+        recording.modules[id(module)] = module
+
+
 def settle(x: Handle) -> None:
-    """Make x a computed value. Pending work of this thread ends; another thread's trace goes on undisturbed."""
+    """Somebody looks at x: make it a computed value. Pending work of this thread ends; another thread's trace goes on
+    undisturbed. Raises Error inside a compiled function."""
+    recording = local.trace.recording
+    if recording is not None and (x._value is None or x._cell is not None or id(x) in recording.arguments):
+        raise Error(f"compile: {LOOKING} ({x._aval!r})")
+    arrive(x)
+
+
+def arrive(x: Handle) -> None:
+    """Make x a computed value, so that it may enter a trace."""
     if x._value is not None and (x._cell is None or x._cell not in local.trace.written):
         return
     source = x._origin
@@ -142,7 +194,7 @@ def flush(t: Trace | None = None) -> None:
     """
     t = t or local.trace
     e = t.entry
-    if e is t.root:
+    if e is t.root or t.recording is not None:  # a compiled function is one program
         return
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
@@ -151,12 +203,12 @@ def flush(t: Trace | None = None) -> None:
     finish = e.programs.get(key)
     built = finish is None
     try:
-        with _launch:
+        with launching:
             if finish is None:
                 finish = e.programs[key] = Finish(t, key[0], key[1])
             buffers = finish.program.run(t.values, t.scalars, [cell.holders() for cell in t.written])
     except BaseException:
-        _fail(t)
+        t.failed = let_be_computed(t)
         raise
     if events.observers:
         events.tell(events.Flush(finish.program, built, len(e.path())))
@@ -181,10 +233,11 @@ def _defer(t: Trace) -> Deferred:
     return rest
 
 
-def _fail(t: Trace) -> None:
+def let_be_computed(t: Trace) -> Deferred:
+    """End a trace without running it: what it wrote to cells is forgotten, its handles are computed when looked at."""
     rest = _defer(t)
     for cell in t.written:
         for h in cell.live():
             h._slot = -1
     t.reset()
-    t.failed = rest
+    return rest

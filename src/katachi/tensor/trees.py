@@ -1,0 +1,91 @@
+"""Tensors in nested tuples, lists and dicts: taken out, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from katachi.tensor.creation import tensor
+from katachi.tensor.handle import Handle
+
+
+class Leaf(NamedTuple):
+    """In a structure: the place of a tensor."""
+
+    kind: str = "tensor"
+
+
+class Static(NamedTuple):
+    """In a structure: what is not a tensor. Equal are the same object, and equal plain values of one class."""
+
+    kind: type
+    value: Any
+
+
+class Branch(NamedTuple):
+    """In a structure: a tuple, list or dict (with its keys) of structures."""
+
+    kind: type
+    keys: tuple[Any, ...] | None
+    parts: tuple[Any, ...]
+
+
+LEAF = Leaf()
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def flatten(x: Any, leaves: list[Any]) -> Any:
+    """The hashable structure of x; its tensors (and arrays, as tensors) are appended to `leaves`. State, parameters for
+    instance, counts as an object, not as a value."""
+    if isinstance(x, Handle) and x._cell is None:
+        leaves.append(x)
+        return LEAF
+    if isinstance(x, np.ndarray):
+        leaves.append(tensor(x))
+        return LEAF
+    kind = x.__class__
+    if kind is tuple or kind is list or (isinstance(x, tuple) and hasattr(x, "_fields")):
+        return Branch(kind, None, tuple([flatten(v, leaves) for v in x]))
+    if kind is dict:
+        return Branch(kind, tuple(x), tuple([flatten(v, leaves) for v in x.values()]))
+    if kind in PLAIN:
+        return Static(kind, repr(x) if kind is float else x)  # 0.0 == -0.0, and a NaN is equal to itself here
+    return flatten(x.item(), leaves) if isinstance(x, np.generic) else Static(kind, Same(x))
+
+
+class Same:
+    """Compares and hashes by identity, and keeps the object alive."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.of is other.of
+
+    def __hash__(self) -> int:
+        return id(self.of)
+
+
+def objects(structure: Any) -> list[Any]:
+    """Everything in a structure, or a tuple of them, that is neither tensor nor plain value."""
+    if isinstance(structure, Static):
+        return [structure.value.of] if isinstance(structure.value, Same) else []
+    parts = structure.parts if isinstance(structure, Branch) else structure if structure.__class__ is tuple else ()
+    return [x for p in parts for x in objects(p)]
+
+
+def rebuild(structure: Any, leaves: Iterator[Any]) -> Any:
+    """What `flatten` took apart, with other leaves."""
+    if structure is LEAF:
+        return next(leaves)
+    if isinstance(structure, Static):
+        value = structure.value
+        return value.of if isinstance(value, Same) else float(value) if structure.kind is float else value
+    parts: Sequence[Any] = [rebuild(p, leaves) for p in structure.parts]
+    if structure.keys is not None:
+        return dict(zip(structure.keys, parts, strict=True))
+    return structure.kind(*parts) if hasattr(structure.kind, "_fields") else structure.kind(parts)
