@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import llvmlite
 import llvmlite.binding as llvm
 
+from katachi.devices.cpu import cache
 from katachi.kernels.llvm_text import Target
 from katachi.kernels.loops import Code
 from katachi.kernels.matmul import Product, write_product
@@ -23,52 +25,76 @@ WRITERS: dict[type, Callable[[Any, str, Target, set[str]], str]] = {Code: write_
 
 
 class Engine:
-    """The compiler of this process. `compiled` counts the kernels it compiled."""
+    """The compiler of this process. `compiled` counts the kernels it compiled, `loaded` those it found on disk."""
 
     def __init__(self) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         features = llvm.get_host_cpu_features()
-        triple = llvm.get_default_triple()
+        triple, cpu = llvm.get_default_triple(), llvm.get_host_cpu_name()
         self.machine = llvm.Target.from_triple(triple).create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=1, jit=True
+            cpu=cpu, features=features.flatten(), opt=1, jit=True
         )
         wide = features.get("avx512bw", False) and features.get("avx512vl", False)
         arch = triple.split("-")[0]
         self.target = Target(512 if wide else 256 if features.get("avx2", False) else 128, wide, arch)
-        self.compiled = 0
+        self.compiled = self.loaded = 0
+        self._made_by = (llvmlite.__version__, triple, cpu, features.flatten(), self.target, cache.source_digest())
         self._jit = llvm.create_lljit_compiler(self.machine)
         self._builder = llvm.create_pass_builder(self.machine, llvm.create_pipeline_tuning_options(2))
         self._addresses: dict[Any, int] = {}
         self._keep: list[Any] = []  # resource trackers: without them the code goes away
-        self._names = itertools.count()
 
     def addresses(self, keys: Sequence[Any]) -> list[int]:
-        """Where each kernel begins; those not known are compiled, together."""
+        """Where each kernel begins; those not known come from the disk or are compiled."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._addresses]
         if missing:
-            names = [f"kernel{next(self._names)}" for _ in missing]
-            declared: set[str] = set()
-            texts = [
-                WRITERS[type(key)](key, name, self.target, declared) for key, name in zip(missing, names, strict=True)
-            ]
-            found = self.link("\n".join([*sorted(declared), *texts]), names)
-            self._addresses.update(zip(missing, found, strict=True))
-            self.compiled += len(missing)
+            objects, names = [], []
+            for key in missing:
+                name = f"kernel_{self._digest(key)}"
+                data = cache.read(name)
+                if data is None:
+                    self.compiled += 1
+                    declared: set[str] = set()
+                    text = WRITERS[type(key)](key, name, self.target, declared)
+                    data = self._compile("\n".join([*sorted(declared), text]))
+                    cache.write(name, data)
+                else:
+                    self.loaded += 1
+                objects.append(data)
+                names.append(name)
+            self._addresses.update(zip(missing, self._link(objects, names), strict=True))
         return [self._addresses[key] for key in keys]
 
-    def link(self, text: str, names: Sequence[str]) -> list[int]:
-        """Compiles a module and gives the addresses of some of its functions."""
+    def functions(self, text: str, names: Sequence[str]) -> list[int]:
+        """The addresses of some functions of a module in LLVM's language."""
+        name = f"module_{self._digest(text)}"
+        data = cache.read(name)
+        if data is None:
+            data = self._compile(text)
+            cache.write(name, data)
+            cache.tidy()
+        return self._link([data], names)
+
+    def _digest(self, key: Any) -> str:
+        return hashlib.sha256(repr((self._made_by, type(key).__name__, key)).encode()).hexdigest()[:40]
+
+    def _compile(self, text: str) -> bytes:
         module = llvm.parse_assembly(text)
         module.verify()
         passes = llvm.create_new_module_pass_manager()
         for name in _PASSES:
             getattr(passes, f"add_{name}_pass")()
         passes.run(module, self._builder)
-        library = llvm.JITLibraryBuilder().add_object_img(self.machine.emit_object(module)).add_current_process()
+        return self.machine.emit_object(module)
+
+    def _link(self, objects: Sequence[bytes], names: Sequence[str]) -> list[int]:
+        library = llvm.JITLibraryBuilder().add_current_process()
+        for data in objects:
+            library.add_object_img(data)
         for name in names:
             library.export_symbol(name)
-        tracker = library.link(self._jit, f"library{next(self._names)}")
+        tracker = library.link(self._jit, f"library{len(self._keep)}")
         self._keep.append(tracker)
         return [tracker[name] for name in names]
 

@@ -251,7 +251,7 @@ class Pool:
         arch = engine().target.arch
         futex = _FUTEX.get(arch) if native_sleep and sys.platform.startswith("linux") else None
         names = ("run", "worker", "stop", "reset", "sleepers")
-        run, worker, stop, reset, sleepers = engine().link(_source(arch, futex), names)
+        run, worker, stop, reset, sleepers = engine().functions(_source(arch, futex), names)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run = ctypes.CFUNCTYPE(number, pointer, number, pointer, pointer)(run)
         self._worker = ctypes.CFUNCTYPE(None, number)(worker)
