@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import katachi as kt
-from katachi import data, io, nn, optim
+from katachi import CheckpointError, data, io, nn, optim
 from katachi.optim import lr_scheduler
 
 STEPS = 11
@@ -84,3 +84,32 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
         io.load_checkpoint(tmp_path / "run", model=nn.Linear(2, 2))
     with pytest.raises(FileNotFoundError):
         io.load_checkpoint(tmp_path / "nothing", model=parts["model"])
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    path, parts = tmp_path / "run.safetensors", run_parts()
+    train(parts, 0, 2)
+    io.save_checkpoint(path, **parts)
+    other = run_parts()
+    other["optimizer"] = optim.SGD(other["model"].parameters(), lr=0.1, momentum=0.9)
+    del other["scheduler"]
+    for wrong, words in ((other, "momentum_buffer"), (run_parts(), "batches of 5")):
+        if wrong is not other:
+            wrong["loader"] = data.DataLoader(wrong["loader"].dataset, batch_size=5)
+        before = {n: v.numpy() for n, v in wrong["model"].state_dict().items()}
+        settings = wrong["optimizer"].state_dict()
+        with pytest.raises(CheckpointError, match=words):
+            io.load_checkpoint(path, **wrong)
+        after = wrong["model"].state_dict()
+        assert all(np.array_equal(before[n], after[n].numpy()) for n in before)
+        assert wrong["optimizer"].state_dict() == settings
+
+
+def test_what_cannot_be_saved_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"extra is not for JSON: .*ndarray"):
+        io.save_checkpoint(tmp_path / "a", model=nn.Linear(1, 1), extra={"a": np.ones(1)})
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere'$"):
+        io.save_checkpoint(tmp_path / "nowhere" / "a", model=nn.Linear(1, 1))
+    with pytest.raises(TypeError, match=r"needs tensors by name, such as model.state_dict\(\), got Linear"):
+        io.save_safetensors(tmp_path / "a", nn.Linear(1, 1))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -8,14 +8,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from katachi.data import DataLoader, Dataset, TensorDataset, digits
+from katachi.data import DataLoader, Dataset, Subset, TensorDataset, digits, random_split
 from katachi.errors import DTypeError, IndexBoundsError, ShapeError
 from katachi.tensor import Tensor, tensor
 from katachi.tensor.modes import device
@@ -402,3 +402,50 @@ def test_workers_load_for_the_device_of_the_loop() -> None:
     loader = DataLoader(TensorDataset(np.zeros((8, 2), np.float32)), batch_size=4, num_workers=2)
     with device("cpu"):
         assert {x.device for (x,) in loader} == {"cpu"}
+
+
+class Pair(NamedTuple):
+    image: Any
+    label: Any
+
+
+def test_named_tuples_stay_named() -> None:
+    loader = DataLoader(Items(3, lambda n: Pair(np.full(2, n, np.float32), n)), batch_size=3)
+    (batch,) = loader
+    assert type(batch) is Pair and batch.image.shape == (3, 2) and batch.label.tolist() == [0, 1, 2]
+
+
+def test_a_dataset_that_raises_no_index_error_ends() -> None:
+    assert list(Items(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("lengths", "sizes"), [([7, 3], [7, 3]), ([0.5, 0.25, 0.25], [6, 2, 2]), ([10], [10])])
+def test_random_splits_have_every_item_once(lengths: list[float], sizes: list[int]) -> None:
+    parts = random_split(Items(10), lengths, seed=1)
+    assert [len(part) for part in parts] == sizes
+    assert sorted(i for part in parts for i in part) == list(range(10))
+    again = [list(part) for part in random_split(Items(10), lengths, seed=1)]
+    assert again == [list(part) for part in parts] != [list(part) for part in random_split(Items(10), lengths, seed=2)]
+    assert sorted(n for batch in numbers(DataLoader(parts[0], 4, num_workers=2)) for n in batch) == sorted(again[0])
+
+
+@pytest.mark.parametrize("lengths", [[7, 4], [0.5, 0.6], [1.5, 8.5], [-1, 11], []])
+def test_lengths_that_are_none(lengths: list[float]) -> None:
+    with pytest.raises(ValueError, match="are no lengths of parts of 10 items"):
+        random_split(Items(10), lengths)
+
+
+@pytest.mark.parametrize("indices", [[0, 3], [-1], range(4), range(2, -2, -1)])
+def test_a_subset_of_what_is_not_there(indices: Any) -> None:
+    with pytest.raises(IndexBoundsError, match="Subset of 3 items, asked for"):
+        Subset(Items(3), indices)
+
+
+def test_batches_of_another_size_are_at_another_place() -> None:
+    loader = DataLoader(Items(10), batch_size=2)
+    next(iter(loader))
+    state = loader.state_dict()
+    with pytest.raises(ValueError, match="after batch 1 of 2 items, this loader has batches of 4"):
+        DataLoader(Items(10), batch_size=4).load_state_dict(state)
+    list(loader)
+    DataLoader(Items(10), batch_size=4).load_state_dict(loader.state_dict())  # between epochs it does not matter

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import katachi as kt
 from katachi import CheckpointError, GradientError, nn, optim
 from katachi.nn import functional as F
-from katachi.optim.lr_scheduler import CosineAnnealingLR, StepLR
+from katachi.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, LinearLR, SequentialLR, StepLR
 
 RNG = np.random.default_rng(0)
 
@@ -163,6 +165,31 @@ def test_schedules() -> None:
         schedule.step()
 
 
+def test_one_schedule_at_a_time_sets_the_rates() -> None:
+    optimizer = optim.SGD(one(), lr=1.0)
+    first = StepLR(optimizer, 1, 0.5)
+    second = ExponentialLR(optimizer, 0.9)
+    second.step()
+    with pytest.raises(ValueError, match=r"StepLR: the learning rates are \[0.9\], but .* had set \[1.0\]"):
+        first.step()
+    optimizer.param_groups[0]["lr"] = 0.3
+    with pytest.raises(ValueError, match="ExponentialLR: the learning rates are"):
+        second.step()
+    optimizer.add_param_group({"params": one()})
+    with pytest.raises(ValueError, match="made for 1 parameter groups, now there are 2"):
+        second.load_state_dict(second.state_dict())
+
+
+def test_a_schedule_resumes_without_its_state() -> None:
+    """As PyTorch's, by the initial rate that the optimiser keeps."""
+    optimizer = optim.SGD(one(), lr=1.0)
+    schedule = StepLR(optimizer, 1, 0.5)
+    schedule.step()
+    other = optim.SGD(one(), lr=7.0)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["lr"] == 0.5 and StepLR(other, 1, 0.5).base_lrs == [1.0]
+
+
 def one() -> list[Any]:
     return [nn.Parameter([1.0])]
 
@@ -182,8 +209,24 @@ WRONG: list[tuple[str, Callable[[], Any], type[Exception], tuple[str, ...]]] = [
     ("a setting nobody knows", lambda: optim.Adam([{"params": one(), "momentum": 0.9}]), ValueError,
      ("no setting 'momentum'", "betas")),
     ("a group's lr", lambda: optim.SGD([{"params": one(), "lr": -1}]), ValueError, ("SGD: lr",)),
+    ("a state that is none", lambda: optim.SGD(one()).load_state_dict({}), CheckpointError, ("state_dict gave",)),
+    ("a state for too many", lambda: optim.SGD(one()).load_state_dict(
+        {"state": {3: {"step": 1}}, "param_groups": [{"params": [0]}]}), CheckpointError, ("parameter 3", "has 1")),
+    ("one tensor", lambda: optim.SGD(one()[0]), TypeError, ("SGD: needs parameters", "one tensor")),
+    ("no rate", lambda: optim.SGD(one(), lr=None), ValueError, ("SGD: lr", "got None")),  # type: ignore[arg-type]
+    ("clipping a model", lambda: optim.clip_grad_norm_(nn.Linear(1, 1), 1.0), TypeError, ("model.parameters()",)),
+    ("no order", lambda: optim.clip_grad_norm_(one(), 1.0, 0), ValueError, ("norm_type must not be zero or",)),
+    ("a negative value", lambda: optim.clip_grad_value_(one(), -1.0), ValueError, ("clip_grad_value_: clip_value",)),
     ("clipping to less than nothing", lambda: optim.clip_grad_norm_(one(), -1.0), ValueError, ("max_norm",)),
     ("a step of nothing", lambda: StepLR(optim.SGD(one()), 0), ValueError, ("step_size must be at least 1",)),
+    ("a warmup from nothing", lambda: LinearLR(optim.SGD(one()), 0.0), ValueError, ("start_factor must be above 0",)),
+    ("a warmup of nothing", lambda: LinearLR(optim.SGD(one()), total_iters=0), ValueError, ("total_iters",)),
+    ("two formulas", lambda: LambdaLR(optim.SGD(one()), [float, float]), ValueError, ("2 functions for 1",)),
+    ("milestones", lambda: SequentialLR(o := optim.SGD(one()), [StepLR(o, 1)] * 2, []), ValueError,
+     ("2 schedules need 1 rising milestones",)),
+    ("other optimisers", lambda: SequentialLR(optim.SGD(one()), [StepLR(optim.SGD(one()), 1)], []), ValueError,
+     ("of the same optimiser",)),
+    ("a schedule of parameters", lambda: StepLR(one(), 1), TypeError, ("StepLR: needs an optimiser, got list",)),  # type: ignore[arg-type]
     ("half a cosine of nothing", lambda: CosineAnnealingLR(optim.SGD(one()), 0), ValueError, ("T_max",)),
     ("other groups", lambda: optim.AdamW([*one(), *one()]).load_state_dict(stepped()), CheckpointError,
      ("groups of [1] parameters", "[2]")),
@@ -219,3 +262,65 @@ def test_a_refused_state_changes_nothing() -> None:
     after = optimizer.state_dict()
     assert after["param_groups"] == before["param_groups"]
     assert after["state"][0]["exp_avg"].tolist() == before["state"][0]["exp_avg"].tolist()
+
+
+def test_a_step_that_is_refused_changes_nothing_and_pends_nothing() -> None:
+    a, b = kt.variable([1.0]), kt.variable([2.0])
+    optimizer = optim.Adam([{"params": [a]}, {"params": [b]}], lr=0.1)
+    (a * b).sum().backward()
+    optimizer.param_groups[1]["betas"] = (1.0, 0.999)
+    with pytest.raises(ValueError, match=r"Adam: betas\[0\] must be at least 0.0 and below 1.0, got 1.0"):
+        optimizer.step()
+    assert a.grad.item() == 2 and b.grad.item() == 1 and a.item() == 1
+    optimizer.param_groups[1]["betas"] = (0.9, 0.999)
+    optimizer.step()
+    assert a.item() == pytest.approx(0.9) and b.item() == pytest.approx(1.9)
+    store = {a: kt.ones(1), b: kt.ones(2)}
+    with pytest.raises(GradientError, match=r"Adam.step: got the gradient float32\[2\] for a parameter float32\[1\]"):
+        optimizer.step(store)
+    assert len(store) == 2 and a.item() == pytest.approx(0.9)
+    with pytest.raises(TypeError, match=r"Adam.step: needs the dict that kt.gradients gave, .* got function"):
+        optimizer.step(lambda: 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(OPTIMISERS))
+def test_copies_of_model_and_optimiser_together_train_on(name: str) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = OPTIMISERS[name](model.parameters())
+
+    def step(model: Any, optimizer: Any) -> None:
+        (model(kt.ones((4, 3))) ** 2).sum().backward()
+        optimizer.step()
+
+    step(model, optimizer)
+    step(model, optimizer)
+    pairs = [copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))]
+    first = next(iter(optimizer.states))
+    assert optimizer.state[model.weight][first].shape == (2, 3)
+    step(model, optimizer)
+    for other, its in pairs:
+        assert its.state_dict()["state"][0]["step"] == 2 and its.param_groups[0]["params"][0] is other.weight
+        step(other, its)
+        assert other.weight.tolist() == model.weight.tolist()
+
+
+def test_groups_join_later() -> None:
+    a, b, c = kt.variable([1.0]), kt.variable([1.0]), kt.variable([1.0])
+    optimizer = optim.SGD([a], lr=0.1)
+    optimizer.add_param_group({"params": b, "lr": 0.5})
+    (a + b + c).sum().backward()
+    optimizer.step()
+    assert [round(x.item(), 4) for x in (a, b, c)] == [0.9, 0.5, 1.0]
+    for wrong in ({"params": [c, a]}, {"params": [c], "lr": -1.0}, {"params": [c], "speed": 1.0}):
+        with pytest.raises(ValueError, match="SGD: "):
+            optimizer.add_param_group(wrong)
+    assert len(optimizer.param_groups) == 2
+    assert repr(optimizer).splitlines()[1].startswith("SGD(1 parameters, lr=0.5, momentum=0.0")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_norm_of_large_half_floats(dtype: Any) -> None:
+    p = nn.Parameter(np.array([300.0, 400.0], dtype))
+    (p * kt.tensor(np.array([300.0, 400.0], dtype))).sum().backward()
+    assert optim.clip_grad_norm_(p, 5.0).item() == pytest.approx(500)  # one tensor will do
+    assert p.grad is not None and p.grad.dtype == p.dtype and p.grad.tolist() == pytest.approx([3, 4], rel=1e-2)

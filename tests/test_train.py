@@ -186,3 +186,17 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(train.MissingExtra, match=r"katachi\[curves\]"):
         train.save_curves(tmp_path / "c.png", [{"epoch": 1, "loss": 1.0}])
     assert not list(tmp_path.iterdir())
+
+
+def test_accuracy_is_of_targets_of_the_right_shape() -> None:
+    output = kt.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    assert train.accuracy(output, kt.tensor([1, 1, 1])).item() == pytest.approx(2 / 3)
+    with pytest.raises(kt.ShapeError, match=r"accuracy: needs a target of shape \(3,\) .* got \(3, 1\)"):
+        train.accuracy(output, kt.tensor([[1], [1], [1]]))
+    assert train.accuracy(output.reshape((1, 3, 2)), kt.tensor([[1, 0, 0]]), axis=-1).item() == pytest.approx(2 / 3)
+
+
+def test_no_metric_takes_the_losss_place() -> None:
+    model = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match='cannot be called "loss"'):
+        train.Trainer(model, optim.SGD(model.parameters()), nn.functional.mse_loss, {"loss": train.accuracy})

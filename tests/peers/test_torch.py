@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[np.ndarr
         lambda x, w, b: F.layer_norm(x, (6, 7), w, b),
         lambda x, w, b: T.layer_norm(x, (6, 7), w, b),
         [normal(5, 6, 7), normal(6, 7), normal(6, 7)],
+    ),
+    "layer_norm without a weight": (
+        lambda x, b: F.layer_norm(x, 7, None, b),
+        lambda x, b: T.layer_norm(x, (7,), None, b),
+        [normal(5, 7), normal(7)],
     ),
     "conv_transpose2d": (
         lambda x, w, b: F.conv_transpose2d(x, w, b, (3, 2), (1, 2), (2, 1), 2, (1, 2)),
@@ -168,6 +174,38 @@ def test_cross_entropy_of_probabilities(device: str, smoothing: float) -> None:
             same(v.grad, w.grad, rtol=1e-4)
 
 
+PAIRED: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "L1Loss": (nn.L1Loss, torch.nn.L1Loss),
+    "MSELoss": (nn.MSELoss, torch.nn.MSELoss),
+    "SmoothL1Loss": (nn.SmoothL1Loss, torch.nn.SmoothL1Loss),
+    "SmoothL1Loss, beta": (partial(nn.SmoothL1Loss, beta=0.3), partial(torch.nn.SmoothL1Loss, beta=0.3)),
+    "SmoothL1Loss, none": (partial(nn.SmoothL1Loss, beta=0.0), partial(torch.nn.SmoothL1Loss, beta=0.0)),
+    "BCEWithLogitsLoss": (nn.BCEWithLogitsLoss, torch.nn.BCEWithLogitsLoss),
+    "BCEWithLogitsLoss, weights": (
+        lambda **k: nn.BCEWithLogitsLoss([[0.5], [2.0], [3.0]], pos_weight=[0.2, 1.0, 7.0, 0.0], **k),
+        lambda **k: torch.nn.BCEWithLogitsLoss(
+            torch.tensor([[0.5], [2.0], [3.0]]), pos_weight=torch.tensor([0.2, 1.0, 7.0, 0.0]), **k
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", list(PAIRED))
+def test_losses_of_two_tensors(name: str, reduction: str, device: str) -> None:
+    ours, yours = PAIRED[name]
+    x, target = normal(3, 4) * np.float32([[1], [5], [60]]), np.clip(normal(3, 4) + 0.5, 0, 1)
+    x[0, :2], target[0, 0] = 0, 0  # kinks
+    with kt.device(device):
+        v, w = kt.variable(x), torch.tensor(x, requires_grad=True)
+        got, want = ours(reduction=reduction)(v, kt.tensor(target)), yours(reduction=reduction)(w, torch.tensor(target))
+        same(got, want)
+        got.backward(kt.ones(got.shape))
+        want.backward(torch.ones(want.shape))
+        same(v.grad, w.grad)
+
+
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_cross_entropy_on_the_last_axis(device: str) -> None:
     with kt.device(device):
@@ -211,6 +249,11 @@ MODULES: dict[str, tuple[Callable[[], Any], Callable[[], Any], Callable[[], np.n
         lambda: nn.BatchNorm2d(3, track_running_stats=False),
         lambda: torch.nn.BatchNorm2d(3, track_running_stats=False), images(4, 3, 5, 5),
     ),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(3), lambda: torch.nn.BatchNorm1d(3), images(4, 3)),
+    "BatchNorm1d, momentum": (
+        lambda: nn.BatchNorm1d(3, 1e-3, 0.3), lambda: torch.nn.BatchNorm1d(3, 1e-3, 0.3), images(4, 3, 5),
+    ),
+    "BatchNorm1d, two values": (lambda: nn.BatchNorm1d(3), lambda: torch.nn.BatchNorm1d(3), images(1, 3, 2)),
     "LayerNorm": (lambda: nn.LayerNorm((3, 5)), lambda: torch.nn.LayerNorm((3, 5)), images(4, 3, 5)),
     "LayerNorm without bias": (
         lambda: nn.LayerNorm(5, bias=False), lambda: torch.nn.LayerNorm(5, bias=False), images(4, 5),
@@ -314,6 +357,71 @@ def test_multihead_attention(device: str, causal: bool, bias: bool) -> None:
             np.testing.assert_allclose(
                 p.grad.numpy(), other.get_parameter(n).grad.numpy(), rtol=1e-3, atol=2e-4, err_msg=n
             )
+
+
+MASKS: dict[str, Callable[[], dict[str, np.ndarray]]] = {
+    "none": dict,
+    "padding": lambda: {"key_padding_mask": np.arange(7) >= np.array([[7], [4], [1]])},
+    "bool": lambda: {"attn_mask": RNG.random((5, 7)) < 0.4},
+    "float": lambda: {"attn_mask": normal(5, 7)},
+    "bool and padding": lambda: {
+        "attn_mask": np.arange(7) < np.array([[0], [1], [2], [3], [3]]),
+        "key_padding_mask": np.arange(7) >= np.array([[7], [4], [5]]),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("masks", list(MASKS))
+@pytest.mark.parametrize("kinds", ["query, key, value", "query, key, key", "key, key, key"])
+def test_attention_to_others_and_masks(device: str, masks: str, kinds: str) -> None:
+    other = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    for p in other.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    arrays = {"query": normal(3, 5, 8), "key": normal(3, 7, 8), "value": normal(3, 7, 8)}
+    names = kinds.split(", ")
+    given = MASKS[masks]()
+    if names[0] == "key" and "attn_mask" in given:
+        given["attn_mask"] = np.concatenate([given["attn_mask"]] * 2)[:7]
+    with kt.device(device):
+        mine = nn.MultiheadAttention(8, 2)
+        mine.load_state_dict(other.state_dict())
+        ours = {n: kt.variable(arrays[n]) for n in names}
+        yours = {n: torch.tensor(arrays[n], requires_grad=True) for n in names}
+        out = mine(*[ours[n] for n in names], **{k: kt.tensor(v) for k, v in given.items()})
+        tensors = {k: torch.tensor(v) for k, v in given.items()}
+        if len(tensors) == 2:  # torch wants one dtype, or says that it is deprecated
+            tensors = {k: torch.zeros(v.shape).masked_fill(v, -torch.inf) for k, v in tensors.items()}
+        want = other(*[yours[n] for n in names], need_weights=False, **tensors)[0]
+        same(out, want, rtol=1e-4, atol=1e-5)
+        seed = normal(*want.shape)
+        out.backward(kt.tensor(seed))
+        want.backward(torch.tensor(seed))
+        for n in ours:
+            same(ours[n].grad, yours[n].grad, rtol=1e-3, atol=1e-4)
+        for n, p in mine.named_parameters():
+            np.testing.assert_allclose(
+                p.grad.numpy(), other.get_parameter(n).grad.numpy(), rtol=1e-3, atol=2e-4, err_msg=n
+            )
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("floating", [False, True])
+def test_a_query_that_may_look_at_nothing(device: str, floating: bool) -> None:
+    arrays = [normal(2, 3, 4, 5), normal(2, 3, 6, 5), normal(2, 3, 6, 2)]
+    mask = RNG.random((4, 6)) < 0.5
+    mask[1], mask[2] = False, True
+    mask = np.where(mask, normal(4, 6), np.float32(-np.inf)) if floating else mask
+    with kt.device(device):
+        mine, theirs = [kt.variable(a) for a in arrays], [torch.tensor(a, requires_grad=True) for a in arrays]
+        out = F.scaled_dot_product_attention(*mine, kt.tensor(mask), scale=0.3)
+        want = T.scaled_dot_product_attention(*theirs, torch.tensor(mask), scale=0.3)
+        assert (out.numpy()[:, :, 1] == 0).all()
+        same(out, want, rtol=1e-4, atol=1e-5)
+        out.backward(kt.ones(out.shape))
+        want.backward(torch.ones(want.shape))
+        for a, b in zip(mine, theirs, strict=True):
+            same(a.grad, b.grad, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
@@ -451,7 +559,68 @@ def test_groups_schedules_and_clipping_together(schedule: str, device: str) -> N
             same(mine.state_dict()[name], value, rtol=2e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
+FORMULAS: dict[str, Callable[[Any, Any], Any]] = {
+    "StepLR": lambda m, o: m.StepLR(o, 3, 0.7),
+    "MultiStepLR": lambda m, o: m.MultiStepLR(o, [2, 2, 9, 30], 0.5),
+    "ExponentialLR": lambda m, o: m.ExponentialLR(o, 0.93),
+    "LinearLR": lambda m, o: m.LinearLR(o),
+    "LinearLR down": lambda m, o: m.LinearLR(o, 1.0, 0.1, 20),
+    "LambdaLR": lambda m, o: m.LambdaLR(o, lambda n: 1 / (1 + n)),
+    "LambdaLR each": lambda m, o: m.LambdaLR(o, [lambda n: 1 / (1 + n), lambda n: 0.9**n]),
+    "CosineAnnealingLR": lambda m, o: m.CosineAnnealingLR(o, 50),
+    "CosineAnnealingLR beyond": lambda m, o: m.CosineAnnealingLR(o, 12, 1e-3),
+    "warmup": lambda m, o: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=5), m.CosineAnnealingLR(o, 30, 1e-4)], [5]
+    ),
+    "three in turn": lambda m, o: m.SequentialLR(
+        o, [m.LinearLR(o, 0.1, total_iters=5), m.ExponentialLR(o, 0.9), m.StepLR(o, 4, 0.5)], [7, 20]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FORMULAS))
+@pytest.mark.filterwarnings("ignore:.*scheduler")
+def test_schedules_give_torchs_rates(name: str) -> None:
+    """Over fifty steps and two groups; ours resumes in the middle, in an optimiser that began with other rates."""
+
+    def ours(first: float) -> tuple[Any, Any]:
+        o = optim.SGD([{"params": [kt.variable([1.0])]}, {"params": [kt.variable([1.0])], "lr": 3 * first}], lr=first)
+        return o, FORMULAS[name](optim.lr_scheduler, o)
+
+    a, b = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    other = torch.optim.SGD([{"params": [a]}, {"params": [b], "lr": 0.3}], lr=0.1)
+    (optimizer, schedule), script = ours(0.1), FORMULAS[name](torch.optim.lr_scheduler, other)
+    for n in range(51):
+        if n == 23:
+            saved = schedule.state_dict()
+            optimizer, schedule = ours(0.7)
+            schedule.load_state_dict(saved)
+        assert schedule.get_last_lr() == pytest.approx([g["lr"] for g in other.param_groups], rel=1e-9, abs=1e-12), n
+        optimizer.step()
+        other.step()
+        schedule.step()
+        script.step()
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0, float("inf")])
+def test_clipping(order: float) -> None:
+    values = [normal(3, 2), normal(4)]
+    mine, theirs = [nn.Parameter(v) for v in values], [torch.nn.Parameter(torch.tensor(v)) for v in values]
+    for most in (0.5, 1e3):
+        for p, q in zip(mine, theirs, strict=True):
+            p.grad, q.grad = kt.tensor(normal(*p.shape)), None
+            q.grad = torch.tensor(p.grad.numpy().copy())
+        norm = optim.clip_grad_norm_(mine, most, norm_type=order)
+        same(norm, torch.nn.utils.clip_grad_norm_(theirs, most, norm_type=order), rtol=1e-5)
+        for p, q in zip(mine, theirs, strict=True):
+            same(p.grad, q.grad)
+        optim.clip_grad_value_(mine, 0.3)
+        torch.nn.utils.clip_grad_value_(theirs, 0.3)
+        for p, q in zip(mine, theirs, strict=True):
+            same(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "momentum", "nesterov"])
 def test_the_state_of_torchs_optimiser_loads(name: str) -> None:
     make, other = OPTIMISERS[name]
     mine, theirs = models()

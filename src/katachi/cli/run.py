@@ -156,7 +156,7 @@ def report(run: Run, console: Console) -> None:
     """The table at the end: how good the model is on what it was trained on, and on what it has never seen."""
     training = run.split.training
     if len(training) > LOOKED_AT or (len(training) > 4 * len(run.split.test) and run.task.alphabet):
-        training = _First(training, min(LOOKED_AT, len(run.split.test)))
+        training = data.Subset(training, range(min(LOOKED_AT, len(run.split.test))))
     on_training = run.trainer.evaluate(data.DataLoader(training, batch_size=min(len(training), 500)))
     on_test = run.trainer.evaluate(run.held_out)
     table = Table(title=f"{run.config.task}: {run.config.model} on {run.config.device}", show_header=True)
@@ -167,19 +167,6 @@ def report(run: Run, console: Console) -> None:
         form = ".2%" if name == "accuracy" else ".4f" if name == "loss" else ".3f"
         table.add_row(name.replace("_", " "), f"{on_training[name]:{form}}", f"{value:{form}}")
     console.print(table)
-
-
-class _First(data.Dataset[Any]):
-    """The first items of a dataset."""
-
-    def __init__(self, items: Any, count: int) -> None:
-        self.items, self.count = items, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[index]
 
 
 def _existing(path: Path) -> tuple[train.RunFolder, Config]:
@@ -261,8 +248,9 @@ def _finish(run: Run, folder: train.RunFolder, console: Console) -> int:
     parameters = sum(p.size for p in run.model.parameters())
     seconds = sum(row["seconds"] for row in history)
     speed = sum(row["examples_per_second"] * row["seconds"] for row in history) / seconds
+    epochs = f"{len(history)} epoch{'s' if len(history) != 1 else ''}"
     console.print(
-        f"{parameters:,} parameters, {len(history)} epochs in {seconds:.1f} s, {speed:,.0f} examples/s\n"
+        f"{parameters:,} parameters, {epochs} in {seconds:.1f} s, {speed:,.0f} examples/s\n"
         f"the run is in {folder.path}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip

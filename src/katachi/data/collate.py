@@ -11,7 +11,7 @@ from katachi.tensor import Tensor, tensor
 
 
 def collate(items: list[Any]) -> Any:
-    """Stacks items along a new first axis; tuples, lists and dicts part by part.
+    """Stacks items along a new first axis; tuples (named ones stay named), lists and dicts part by part.
 
     Items of shape S become one tensor of shape (len(items), *S). Python numbers become the default dtypes, arrays keep
     theirs. Raises `ShapeError` if items disagree in shape or structure, `DTypeError` if they disagree in dtype or are
@@ -30,7 +30,8 @@ def collate(items: list[Any]) -> Any:
         for item in items:
             if not isinstance(item, (tuple, list)) or len(item) != len(first):
                 raise ShapeError(f"item 0 of the batch is {_describe(first)}, another is {_describe(item)}")
-        return tuple(collate(list(column)) for column in zip(*items, strict=True))
+        parts = [collate(list(column)) for column in zip(*items, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
     return tensor(np.stack(_alike([_array(item) for item in items])))
 
 

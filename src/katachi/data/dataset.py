@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -32,6 +34,49 @@ class Dataset(Generic[Item]):
 
     def __getitem__(self, index: int) -> Item:
         raise TypeError(f"{type(self).__name__} has no items: a Dataset defines __getitem__(self, index)")
+
+    def __iter__(self) -> Iterator[Item]:
+        # Without it Python would ask for items until an IndexError, which a dataset need not raise.
+        return (self[i] for i in range(len(self)))
+
+
+class Subset(Dataset[Item]):
+    """Some items of a dataset, by their numbers there. Raises IndexBoundsError for one that is not there.
+
+    >>> Subset([10, 11, 12], [2, 0])[0]
+    12
+    """
+
+    def __init__(self, dataset: Dataset[Item] | Sequence[Item], indices: Iterable[int]) -> None:
+        self.dataset, self.indices = dataset, indices if isinstance(indices, range) else [int(i) for i in indices]
+        for i in self.indices[:: max(len(self.indices) - 1, 1)] if isinstance(indices, range) else self.indices:
+            if not 0 <= i < len(dataset):
+                raise IndexBoundsError(f"Subset of {len(dataset)} items, asked for {i}")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.dataset[self.indices[index]]
+
+
+def random_split(
+    dataset: Dataset[Item] | Sequence[Item], lengths: Sequence[float], seed: int | None = None
+) -> list[Subset[Item]]:
+    """The items in random order, which `seed` decides, cut into parts of these lengths: numbers of items that add up to
+    all, or shares that add up to 1. Raises ValueError for others.
+
+    >>> [len(part) for part in random_split(range(10), [0.75, 0.25], seed=0)]
+    [8, 2]
+    """
+    size, counts = len(dataset), list(lengths)
+    if all(isinstance(n, float) for n in counts) and abs(sum(counts) - 1) < 1e-6 and min(counts, default=0.0) >= 0:
+        whole = [int(size * share) for share in counts]
+        counts = [n + (i < size - sum(whole)) for i, n in enumerate(whole)]  # what is left goes to the first ones
+    if any(n != int(n) or n < 0 for n in counts) or sum(counts) != size:
+        raise ValueError(f"random_split: {list(lengths)} are no lengths of parts of {size} items, and no shares of 1")
+    order, ends = np.random.default_rng(seed).permutation(size), np.cumsum([0, *counts], dtype=int)
+    return [Subset(dataset, order[a:z]) for a, z in pairwise(ends)]
 
 
 class TensorDataset(Dataset[tuple[np.ndarray, ...]]):

@@ -69,10 +69,17 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Where the data stands: after which batch of which epoch, in which order."""
-        return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch}
+        return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch, "batch_size": self.batch_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to where `state_dict` was taken: the next loop is the rest of that epoch."""
+        """Go to where `state_dict` was taken: the next loop is the rest of that epoch. Raises ValueError within an
+        epoch of batches of another size."""
+        size = int(state.get("batch_size", self.batch_size))
+        if state["batch"] and size != self.batch_size:
+            raise ValueError(
+                f"DataLoader: the state is of after batch {state['batch']} of {size} items, this loader has batches of "
+                f"{self.batch_size}"
+            )
         self.seed, self.epoch, self.batch = int(state["seed"]), int(state["epoch"]), int(state["batch"])
         self._skip = self.batch
         if self.batch:  # the epoch was counted when it began

@@ -30,7 +30,8 @@ def save_checkpoint(
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state of a run: weights, the optimiser's and the schedule's state, random draws taken, where the data
-    stands, the step, and whatever JSON can hold in `extra`. The old file stays whole until the new one is.
+    stands, the step, and whatever JSON can hold in `extra`. The old file stays whole until the new one is. Raises
+    CheckpointError for what JSON cannot hold, OSError where nothing can be written.
 
     >>> import tempfile, katachi as kt
     >>> path, model = tempfile.mkdtemp() + "/run.safetensors", kt.nn.Linear(2, 1)
@@ -50,7 +51,12 @@ def save_checkpoint(
     for name, part in (("scheduler", scheduler), ("loader", loader)):
         if part is not None:
             note[name] = part.state_dict()
-    text = json.dumps(note)
+    try:
+        text = json.dumps(note)
+    except TypeError as error:
+        raise CheckpointError(
+            f"save_checkpoint: {os.fspath(path)}: a state or extra is not for JSON: {error}"
+        ) from None
     save_safetensors(path, tensors, {"format": FORMAT, "note": text, "crc32": _sum(text, tensors)})
 
 
@@ -63,7 +69,7 @@ def load_checkpoint(
     loader: Any = None,
     generator: Generator = default_generator,
 ) -> dict[str, Any]:
-    """Take up what `save_checkpoint` wrote; returns `{"step": ..., "extra": ...}`.
+    """Take up what `save_checkpoint` wrote, all or nothing; returns `{"step": ..., "extra": ...}`.
 
     Raises CheckpointError for another kind of file, for a damaged one (a single bit suffices), and for one without a
     part that is asked for, OSError without a file.
@@ -84,7 +90,7 @@ def load_checkpoint(
 def _take_up(
     note: Any, tensors: Mapping[str, Any], model: Any, optimizer: Any, scheduler: Any, loader: Any, generator: Generator
 ) -> dict[str, Any]:
-    model.load_state_dict(_under("model.", tensors))
+    parts = [(model, _under("model.", tensors))]
     if optimizer is not None:
         saved = note["optimizer"]
         state = {
@@ -92,12 +98,18 @@ def _take_up(
         }
         for group in saved["param_groups"]:  # JSON knows no tuples
             group.update({k: tuple(v) for k, v in group.items() if k != "params" and isinstance(v, list)})
-        optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
-    if scheduler is not None:
-        scheduler.load_state_dict(note["scheduler"])
-    if loader is not None:
-        loader.load_state_dict(note["loader"])
-    generator.seed, generator.calls = note["generator"]["seed"], note["generator"]["calls"]
+        parts.append((optimizer, {"state": state, "param_groups": saved["param_groups"]}))
+    parts += [(p, note[name]) for name, p in (("scheduler", scheduler), ("loader", loader)) if p is not None]
+    seed, calls = note["generator"]["seed"], note["generator"]["calls"]
+    before = [part.state_dict() for part, _ in parts]
+    try:
+        for part, state in parts:
+            part.load_state_dict(state)
+    except BaseException:
+        for (part, _), was in zip(parts, before, strict=True):
+            part.load_state_dict(was)
+        raise
+    generator.seed, generator.calls = seed, calls
     return {"step": note["step"], "extra": note["extra"]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ('whole', 1)
     """
     target = Path(path)
+    if not target.parent.is_dir():  # else the message would name a file that nobody asked for
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(target.parent))
     new = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield new

@@ -32,6 +32,10 @@ def save_safetensors(
     >>> load_safetensors(path)["w"].tolist()
     [1.0, 1.0]
     """
+    if not isinstance(tensors, Mapping):
+        raise TypeError(
+            f"save_safetensors: needs tensors by name, such as model.state_dict(), got {type(tensors).__name__}"
+        )
     arrays = {name: _array(path, name, value) for name, value in tensors.items()}
     with replacing(path) as new:
         new.touch()  # raises the OSError that fits, and has the permissions that files here have

@@ -6,9 +6,12 @@ from katachi.nn.attention import MultiheadAttention as MultiheadAttention
 from katachi.nn.attention import TransformerBlock as TransformerBlock
 from katachi.nn.containers import ModuleList as ModuleList
 from katachi.nn.containers import Sequential as Sequential
+from katachi.nn.criteria import BCEWithLogitsLoss as BCEWithLogitsLoss
 from katachi.nn.criteria import CrossEntropyLoss as CrossEntropyLoss
+from katachi.nn.criteria import L1Loss as L1Loss
 from katachi.nn.criteria import MSELoss as MSELoss
 from katachi.nn.criteria import NLLLoss as NLLLoss
+from katachi.nn.criteria import SmoothL1Loss as SmoothL1Loss
 from katachi.nn.embedding import Embedding as Embedding
 from katachi.nn.layers import Conv2d as Conv2d
 from katachi.nn.layers import ConvTranspose2d as ConvTranspose2d
@@ -16,6 +19,7 @@ from katachi.nn.layers import Linear as Linear
 from katachi.nn.module import Buffer as Buffer
 from katachi.nn.module import Module as Module
 from katachi.nn.module import Parameter as Parameter
+from katachi.nn.normalize import BatchNorm1d as BatchNorm1d
 from katachi.nn.normalize import BatchNorm2d as BatchNorm2d
 from katachi.nn.normalize import LayerNorm as LayerNorm
 from katachi.nn.normalize import RMSNorm as RMSNorm

@@ -18,6 +18,13 @@ def common(*xs: Node) -> list[Node]:
     return [b.convert(x, dtype) for x in xs]
 
 
+def check_probability(name: str, p: float) -> float:
+    """p itself. Raises ValueError unless it is between 0 and 1."""
+    if isinstance(p, str) or not 0.0 <= p <= 1.0:
+        raise ValueError(f"{name}: p is a probability, got {p!r}")
+    return p
+
+
 def pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
     """Two sizes from one or two; raises ShapeError for anything else."""
     two = tuple(value) if isinstance(value, (tuple, list)) else (value, value)

@@ -79,7 +79,18 @@ class NLLLoss(_Classes):
         )
 
 
-class MSELoss(Module):
+class _Distance(Module):
+    """What losses over two tensors of one shape share."""
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        check_reduction(type(self).__name__, reduction)
+        self.reduction = reduction
+
+    def describe(self) -> str:
+        return f"reduction={self.reduction!r}" if self.reduction != "mean" else ""
+
+
+class MSELoss(_Distance):
     """The mean of squared differences of two tensors of one shape: a scalar, or with reduction="none" that shape.
     Raises ShapeError.
 
@@ -88,12 +99,54 @@ class MSELoss(Module):
     2.0
     """
 
-    def __init__(self, *, reduction: Reduction = "mean") -> None:
-        check_reduction("MSELoss", reduction)
-        self.reduction = reduction
-
     def forward(self, x: Tensor[Any, _G], target: Tensor[Any, Fixed]) -> Tensor[Any, _G]:
         return F.mse_loss(x, target, reduction=self.reduction)
 
-    def describe(self) -> str:
-        return f"reduction={self.reduction!r}" if self.reduction != "mean" else ""
+
+class L1Loss(_Distance):
+    """The mean of absolute differences of two tensors of one shape. Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.L1Loss()(kt.tensor([3.0, 0.0]), kt.ones(2)).item()
+    1.5
+    """
+
+    def forward(self, x: Tensor[Any, _G], target: Tensor[Any, Fixed]) -> Tensor[Any, _G]:
+        return F.l1_loss(x, target, reduction=self.reduction)
+
+
+class SmoothL1Loss(_Distance):
+    """`functional.smooth_l1_loss` with its settings: squared differences below beta, absolute ones above. Raises
+    ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.SmoothL1Loss(beta=2.0)(kt.tensor([1.0]), kt.tensor([0.0])).item()
+    0.25
+    """
+
+    def __init__(self, *, reduction: Reduction = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction=reduction)
+        self.beta = beta
+
+    def forward(self, x: Tensor[Any, _G], target: Tensor[Any, Fixed]) -> Tensor[Any, _G]:
+        return F.smooth_l1_loss(x, target, reduction=self.reduction, beta=self.beta)
+
+
+class BCEWithLogitsLoss(_Distance):
+    """`functional.binary_cross_entropy_with_logits` with its settings: logits and targets between 0 and 1 of one shape.
+    Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> round(kt.nn.BCEWithLogitsLoss()(kt.zeros(2), kt.ones(2)).item(), 4)
+    0.6931
+    """
+
+    def __init__(self, weight: Any = None, *, reduction: Reduction = "mean", pos_weight: Any = None) -> None:
+        super().__init__(reduction=reduction)
+        self.weight = None if weight is None else Buffer(weight)
+        self.pos_weight = None if pos_weight is None else Buffer(pos_weight)
+
+    def forward(self, x: Tensor[Any, _G], target: Tensor[Any, Fixed]) -> Tensor[Any, _G]:
+        return F.binary_cross_entropy_with_logits(
+            x, target, self.weight, reduction=self.reduction, pos_weight=self.pos_weight
+        )

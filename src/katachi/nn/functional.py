@@ -10,11 +10,14 @@ from katachi.graph.dtypes import float32, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.nn.attend import scaled_dot_product_attention as scaled_dot_product_attention
-from katachi.nn.common import common
+from katachi.nn.common import check_probability, common
 from katachi.nn.lookup import embedding as embedding
+from katachi.nn.losses import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from katachi.nn.losses import cross_entropy as cross_entropy
+from katachi.nn.losses import l1_loss as l1_loss
 from katachi.nn.losses import mse_loss as mse_loss
 from katachi.nn.losses import nll_loss as nll_loss
+from katachi.nn.losses import smooth_l1_loss as smooth_l1_loss
 from katachi.nn.norms import layer_norm as layer_norm
 from katachi.nn.norms import rms_norm as rms_norm
 from katachi.nn.signatures import affine
@@ -113,8 +116,7 @@ def dropout(
 ) -> Tensor[_S, _G]:
     """Each element zero with probability p, the others scaled by 1 / (1 - p) (Srivastava et al., 2014). The mask
     depends on the generator's state alone, so it is the same on every device. Raises ValueError unless 0 <= p <= 1."""
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"dropout: p is a probability, got {p}")
+    check_probability("dropout", p)
     if not training or p == 0.0:
         return x
     if p == 1.0:
@@ -123,7 +125,8 @@ def dropout(
 
 
 __all__ = [
-    "adaptive_avg_pool2d", "avg_pool2d", "conv2d", "conv_transpose2d", "cross_entropy", "dropout", "embedding", "gelu",
-    "layer_norm", "leaky_relu", "linear", "log_softmax", "max_pool2d", "mse_loss", "nll_loss", "relu", "rms_norm",
-    "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "tanh",
+    "adaptive_avg_pool2d", "avg_pool2d", "binary_cross_entropy_with_logits", "conv2d", "conv_transpose2d",
+    "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax",
+    "max_pool2d", "mse_loss", "nll_loss", "relu", "rms_norm", "scaled_dot_product_attention", "sigmoid", "silu",
+    "smooth_l1_loss", "softmax", "tanh",
 ]  # fmt: skip

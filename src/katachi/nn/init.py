@@ -4,6 +4,7 @@ numbers that are drawn once."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from katachi.errors import ShapeError
@@ -14,30 +15,38 @@ from katachi.tensor.random import rand, randn
 from katachi.tensor.trace import current
 from katachi.tensor.types import Shaped, shape_vars
 
+Draw = Callable[[tuple[int, ...]], Any]
 
-def _parameter(draw: Any) -> Any:
-    where = current().modes.device
+
+def _drawn(draw: Draw, shape: tuple[int, ...]) -> Any:
     with no_grad(), device("reference"):
-        start = draw()
-    return Parameter(start, device=where)
+        return draw(shape)
+
+
+def _within(bound: float) -> Draw:
+    return lambda shape: rand(shape) * (2 * bound) - bound
+
+
+def _around_zero(std: float) -> Draw:
+    return lambda shape: randn(shape) * std
 
 
 @shape_vars("*D")
 def uniform(shape: Shaped[tuple[int, ...], "D"], bound: float) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts uniform in [-bound, bound)."""
-    return _parameter(lambda: rand(shape) * (2 * bound) - bound)
+    return Parameter(_drawn(_within(bound), shape), device=current().modes.device)
 
 
 @shape_vars("*D")
 def normal(shape: Shaped[tuple[int, ...], "D"], std: float) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts normal with mean 0."""
-    return _parameter(lambda: randn(shape) * std)
+    return Parameter(_drawn(_around_zero(std), shape), device=current().modes.device)
 
 
 @shape_vars("*D")
 def zero(shape: Shaped[tuple[int, ...], "D"]) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts at zero."""
-    return _parameter(lambda: zeros(shape))
+    return Parameter(_drawn(zeros, shape), device=current().modes.device)
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -60,9 +69,9 @@ def _gain(nonlinearity: str, a: float) -> float:
     return gains[nonlinearity]
 
 
-def _set(p: Any, fresh: Parameter) -> Any:
+def _set(p: Any, draw: Draw) -> Any:
     with no_grad():
-        p.set(fresh.to(p.device) if fresh.device == p.device else fresh.freeze().to(p.device))
+        p.set(_drawn(draw, p.shape).to(p.device))
     return p
 
 
@@ -81,7 +90,7 @@ def kaiming_uniform_(p: Any, a: float = 0.0, mode: str = "fan_in", nonlinearity:
     >>> bool((kt.nn.init.kaiming_uniform_(kt.nn.Parameter(kt.zeros(4, 6))).numpy().__abs__() <= 1).all())
     True
     """
-    return _set(p, uniform(p.shape, _gain(nonlinearity, a) * math.sqrt(3 / _fan(p, mode))))
+    return _set(p, _within(_gain(nonlinearity, a) * math.sqrt(3 / _fan(p, mode))))
 
 
 def kaiming_normal_(p: Any, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Any:
@@ -91,7 +100,7 @@ def kaiming_normal_(p: Any, a: float = 0.0, mode: str = "fan_in", nonlinearity: 
     >>> kt.nn.init.kaiming_normal_(kt.nn.Parameter(kt.zeros(4, 6)), nonlinearity="relu").shape
     (4, 6)
     """
-    return _set(p, normal(p.shape, _gain(nonlinearity, a) / math.sqrt(_fan(p, mode))))
+    return _set(p, _around_zero(_gain(nonlinearity, a) / math.sqrt(_fan(p, mode))))
 
 
 def xavier_uniform_(p: Any, gain: float = 1.0) -> Any:
@@ -103,7 +112,7 @@ def xavier_uniform_(p: Any, gain: float = 1.0) -> Any:
     True
     """
     fan_in, fan_out = _fans(p.shape)
-    return _set(p, uniform(p.shape, gain * math.sqrt(6 / (fan_in + fan_out))))
+    return _set(p, _within(gain * math.sqrt(6 / (fan_in + fan_out))))
 
 
 def xavier_normal_(p: Any, gain: float = 1.0) -> Any:
@@ -115,7 +124,7 @@ def xavier_normal_(p: Any, gain: float = 1.0) -> Any:
     (3, 3)
     """
     fan_in, fan_out = _fans(p.shape)
-    return _set(p, normal(p.shape, gain * math.sqrt(2 / (fan_in + fan_out))))
+    return _set(p, _around_zero(gain * math.sqrt(2 / (fan_in + fan_out))))
 
 
 def uniform_(p: Any, a: float = 0.0, b: float = 1.0) -> Any:
@@ -127,7 +136,7 @@ def uniform_(p: Any, a: float = 0.0, b: float = 1.0) -> Any:
     """
     if not a <= b:
         raise ValueError(f"uniform_: a must not be above b, got {a} and {b}")
-    return _set(p, _parameter(lambda: rand(p.shape) * (b - a) + a))
+    return _set(p, lambda shape: rand(shape) * (b - a) + a)
 
 
 def normal_(p: Any, mean: float = 0.0, std: float = 1.0) -> Any:
@@ -139,7 +148,7 @@ def normal_(p: Any, mean: float = 0.0, std: float = 1.0) -> Any:
     """
     if not std >= 0:
         raise ValueError(f"normal_: std must not be negative, got {std}")
-    return _set(p, _parameter(lambda: randn(p.shape) * std + mean))
+    return _set(p, lambda shape: randn(shape) * std + mean)
 
 
 def constant_(p: Any, val: float) -> Any:
@@ -149,7 +158,7 @@ def constant_(p: Any, val: float) -> Any:
     >>> kt.nn.init.constant_(kt.nn.Parameter(kt.zeros(2)), 3.0).tolist()
     [3.0, 3.0]
     """
-    return _set(p, _parameter(lambda: full(p.shape, float(val))))
+    return _set(p, lambda shape: full(shape, float(val)))
 
 
 def zeros_(p: Any) -> Any:

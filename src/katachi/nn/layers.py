@@ -96,9 +96,8 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
     ) -> None:
-        check_positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
-        if in_channels % groups or out_channels % groups:
-            raise ShapeError(f"Conv2d: {in_channels} and {out_channels} channels do not divide into {groups} groups")
+        _check_channels("Conv2d", in_channels, out_channels, groups)
+        _check_steps("Conv2d", stride, padding, dilation)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair(kernel_size, "Conv2d: kernel_size")
         self.stride, self.padding, self.dilation = stride, padding, dilation
@@ -121,6 +120,17 @@ class Conv2d(Module):
 
     def describe(self) -> str:
         return _described(self)
+
+
+def _check_channels(name: str, inputs: int, outputs: int, groups: int) -> None:
+    check_positive(name, in_channels=inputs, out_channels=outputs, groups=groups)
+    if inputs % groups or outputs % groups:
+        raise ShapeError(f"{name}: {inputs} and {outputs} channels do not divide into {groups} groups")
+
+
+def _check_steps(name: str, stride: Any, padding: Any, dilation: Any) -> None:
+    for what, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        pair(value, f"{name}: {what}", least)
 
 
 def _described(layer: Conv2d | ConvTranspose2d) -> str:
@@ -152,11 +162,9 @@ class ConvTranspose2d(Module):
         bias: bool = True,
         dilation: int | tuple[int, int] = 1,
     ) -> None:
-        check_positive("ConvTranspose2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
-        if in_channels % groups or out_channels % groups:
-            raise ShapeError(
-                f"ConvTranspose2d: {in_channels} and {out_channels} channels do not divide into {groups} groups"
-            )
+        _check_channels("ConvTranspose2d", in_channels, out_channels, groups)
+        _check_steps("ConvTranspose2d", stride, padding, dilation)
+        pair(output_padding, "ConvTranspose2d: output_padding", 0)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair(kernel_size, "ConvTranspose2d: kernel_size")
         self.stride, self.padding, self.output_padding = stride, padding, output_padding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from katachi.errors import DTypeError, ShapeError
@@ -13,6 +14,7 @@ from katachi.nn.common import common
 from katachi.nn.signatures import classification, distance, likelihood
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.functions import logaddexp_of
 from katachi.tensor.operand import as_axis, floating
 from katachi.tensor.reduce import log_softmax_of
 from katachi.tensor.types import like
@@ -90,6 +92,8 @@ def _cross_entropy(x: Node, target: Node, *rest: Any) -> Node:
     log_p = log_softmax_of(x, i)
     if not target.dtype.is_floating:
         return _picked(log_p, target, weight, i, reduction, ignore, smoothing)
+    if ignore != -100:
+        raise DTypeError(f"ignore_index is for class numbers, and the targets are probabilities: {target.dtype.name}")
     if target.shape != x.shape:
         raise ShapeError(f"target probabilities must have the logits' shape {x.shape}, got {target.shape}")
     log_p, target = common(log_p, target)
@@ -161,15 +165,50 @@ def nll_loss(
     return apply(NLL, (log_p, target) if weight is None else (log_p, target, weight), (axis, reduction, ignore_index))
 
 
-def _mse(x: Node, target: Node, reduction: str) -> Node:
+def _paired(x: Node, target: Node) -> list[Node]:
     if x.shape != target.shape:
         raise ShapeError(f"needs a target of the input's shape {x.shape}, got {target.shape}")
-    x, target = common(floating(x), target)
-    off = b.subtract(x, target)
-    return _reduced(b.multiply(off, off), reduction)
+    return common(floating(x), target)
 
 
-MSE = Op("mse_loss", _mse)
+def _of_distance(formula: Callable[..., Node]) -> Callable[..., Node]:
+    """A loss whose elements are a formula of input - target."""
+
+    def build(x: Node, target: Node, reduction: str, *settings: float) -> Node:
+        return _reduced(formula(b.subtract(*_paired(x, target)), *settings), reduction)
+
+    return build
+
+
+def _smooth(off: Node, beta: float) -> Node:
+    far = make("abs", off)
+    if not beta:
+        return far
+    near = b.compare(far, "LT", b.like(far, beta))
+    return b.select(near, b.scale(b.multiply(off, off), 0.5 / beta), b.shift(far, -0.5 * beta))
+
+
+def _softplus(x: Node) -> Node:
+    """log(1 + exp(x)), also where exp(x) overflows or is nothing beside 1."""
+    return logaddexp_of(x, b.like(x, 0.0))
+
+
+def _bce(x: Node, target: Node, *rest: Any) -> Node:
+    *factors, weighted, positive, reduction = rest
+    x, target = _paired(x, target)
+    yes, no = _softplus(make("negate", x)), _softplus(x)
+    factors = [b.spread(b.convert(f, x.dtype), x.shape) for f in factors]
+    if positive:
+        yes = b.multiply(yes, factors[-1])
+    losses = b.add(b.multiply(target, yes), b.multiply(b.subtract(b.like(target, 1.0), target), no))
+    return _reduced(b.multiply(losses, factors[0]) if weighted else losses, reduction)
+
+
+MSE, L1 = (
+    Op("mse_loss", _of_distance(lambda off: b.multiply(off, off))),
+    Op("l1_loss", _of_distance(lambda off: make("abs", off))),
+)
+SMOOTH_L1, BCE = Op("smooth_l1_loss", _of_distance(_smooth)), Op("binary_cross_entropy_with_logits", _bce)
 
 
 @like(distance)
@@ -182,3 +221,44 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """
     check_reduction("mse_loss", reduction)
     return apply(MSE, (x, target), (reduction,))
+
+
+@like(distance)
+def l1_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
+    """The mean of absolute differences. Raises ShapeError unless the shapes are equal.
+
+    >>> import katachi as kt
+    >>> kt.nn.functional.l1_loss(kt.tensor([3.0, 0.0]), kt.ones(2)).item()
+    1.5
+    """
+    check_reduction("l1_loss", reduction)
+    return apply(L1, (x, target), (reduction,))
+
+
+def smooth_l1_loss(x: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """The mean of d^2 / (2 beta) where the difference d is below beta, |d| - beta / 2 elsewhere (Girshick, 2015).
+    Raises ShapeError unless the shapes are equal, ValueError for a negative beta.
+
+    >>> import katachi as kt
+    >>> kt.nn.functional.smooth_l1_loss(kt.tensor([3.0, 0.0]), kt.zeros(2), reduction="none").tolist()
+    [2.5, 0.0]
+    """
+    check_reduction("smooth_l1_loss", reduction)
+    if not beta >= 0:
+        raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
+    return apply(SMOOTH_L1, (x, target), (reduction, float(beta)))
+
+
+def binary_cross_entropy_with_logits(
+    x: Any, target: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None
+) -> Any:
+    """-target log p - (1 - target) log(1 - p), averaged, where p = sigmoid(x): targets are 0, 1 or between, shaped as
+    x. `weight` scales the losses and `pos_weight` the part of the positive targets; both broadcast. Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> round(kt.nn.functional.binary_cross_entropy_with_logits(kt.zeros(2), kt.tensor([0.0, 1.0])).item(), 4)
+    0.6931
+    """
+    check_reduction("binary_cross_entropy_with_logits", reduction)
+    factors = [f for f in (weight, pos_weight) if f is not None]
+    return apply(BCE, (x, target, *factors), (weight is not None, pos_weight is not None, reduction))

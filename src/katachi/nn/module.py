@@ -60,8 +60,8 @@ class Parameter(Tensor[S, Tracked]):
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
         raise AttributeError(
-            "requires_grad cannot be set: to train a part of a model, freeze the rest (model.body = model.body.freeze()) "
-            "or give the optimiser only the parameters it shall change"
+            "requires_grad cannot be set: to train a part of a model, freeze the rest (model.body = "
+            "model.body.freeze()) or give the optimiser only the parameters it shall change"
         )
 
 
@@ -298,7 +298,7 @@ def _constant(cell: Tensor) -> Any:
 
 
 def _find(name: str, value: Any, kind: Any) -> Iterator[tuple[str, Any]]:
-    """(dotted name, it) of a thing of that kind: the value itself, or what lies in it, if it is a list, tuple or dict."""
+    """(dotted name, it) of what is of that kind: the value itself, or what lies in a list, tuple or dict."""
     if isinstance(value, kind):
         yield name, value
     elif isinstance(value, (list, tuple)):

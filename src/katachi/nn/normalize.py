@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from katachi.errors import ShapeError
 from katachi.nn.module import Buffer, Module, Parameter, check_positive
-from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, layer_norm, rms_norm
+from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, check_eps, layer_norm, rms_norm
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import ones, zeros
 from katachi.tensor.operand import as_shape
@@ -34,6 +34,7 @@ class LayerNorm(Module):
         elementwise_affine: bool = True,
         bias: bool = True,
     ) -> None:
+        check_eps(type(self).__name__, eps)
         self.normalized_shape, self.eps = as_shape(normalized_shape, "normalized_shape"), eps
         self.weight = Parameter(ones(self.normalized_shape)) if elementwise_affine else None
         self.bias = Parameter(zeros(self.normalized_shape)) if elementwise_affine and bias else None
@@ -46,7 +47,9 @@ class LayerNorm(Module):
 
     def describe(self) -> str:
         said = f"{self.normalized_shape}, eps={self.eps}"
-        return said if self.weight is not None else f"{said}, elementwise_affine=False"
+        if self.weight is None:
+            return f"{said}, elementwise_affine=False"
+        return said if self.bias is not None else f"{said}, bias=False"
 
 
 @shape_vars("D")
@@ -65,6 +68,7 @@ class RMSNorm(Module):
         eps: float | None = None,
         elementwise_affine: bool = True,
     ) -> None:
+        check_eps(type(self).__name__, eps)
         self.normalized_shape, self.eps = as_shape(normalized_shape, "normalized_shape"), eps
         self.weight = Parameter(ones(self.normalized_shape)) if elementwise_affine else None
 
@@ -80,15 +84,9 @@ class RMSNorm(Module):
 
 
 @shape_vars("C")
-class BatchNorm2d(Module):
-    """Normalises images (N, C, H, W) per channel (Ioffe and Szegedy, 2015): by the batch in training, when running
-    statistics follow it with `momentum` (None: their plain average); by these in evaluation, unless
-    `track_running_stats` is False. Raises ShapeError.
-
-    >>> import katachi as kt
-    >>> kt.nn.BatchNorm2d(3)(kt.rand(2, 3, 4, 4)).shape
-    (2, 3, 4, 4)
-    """
+class _BatchNorm(Module):
+    """Normalises per channel, which stand on axis 1: by the batch in training, when running statistics follow it; by
+    these in evaluation."""
 
     def __init__(
         self,
@@ -98,7 +96,11 @@ class BatchNorm2d(Module):
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> None:
-        check_positive("BatchNorm2d", num_features=num_features)
+        name = type(self).__name__
+        check_positive(name, num_features=num_features)
+        check_eps(name, eps)
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"{name}: momentum is between 0 and 1, or None, got {momentum}")
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = Parameter(ones(num_features)) if affine else None
@@ -107,10 +109,9 @@ class BatchNorm2d(Module):
         self.running_var = Buffer(ones(num_features)) if track_running_stats else None
         self.num_batches_tracked = Buffer(0) if track_running_stats else None
 
-    @shape_vars("B, H, W")
-    def forward(self, x: Tensor[Shaped[Any, "[B, C, H, W]"], Fixed]) -> Tensor[Shaped[Any, "[B, C, H, W]"], Tracked]:
-        if x.ndim != 4 or x.shape[1] != self.num_features:
-            raise ShapeError(f"BatchNorm2d: needs input (N, {self.num_features}, H, W), got {x.shape}")
+    def _normalised(self, x: Any, form: str, ranks: tuple[int, ...]) -> Any:
+        if x.ndim not in ranks or x.shape[1] != self.num_features:
+            raise ShapeError(f"{type(self).__name__}: needs input {form.format(self.num_features)}, got {x.shape}")
         affine = () if self.weight is None else (self.weight, self.bias)
         mean, variance, count = self.running_mean, self.running_var, self.num_batches_tracked
         if mean is None or variance is None or count is None:
@@ -128,3 +129,32 @@ class BatchNorm2d(Module):
         said = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
         said += "" if self.affine else ", affine=False"
         return said if self.track_running_stats else f"{said}, track_running_stats=False"
+
+
+class BatchNorm1d(_BatchNorm):
+    """Normalises (N, C) or (N, C, L) per channel (Ioffe and Szegedy, 2015), as BatchNorm2d does images. Raises
+    ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.BatchNorm1d(3)(kt.rand(4, 3)).shape
+    (4, 3)
+    """
+
+    def forward(self, x: Tensor[Any, Fixed]) -> Tensor[Any, Tracked]:
+        return self._normalised(x, "(N, {0}) or (N, {0}, L)", (2, 3))
+
+
+@shape_vars("C")
+class BatchNorm2d(_BatchNorm):
+    """Normalises images (N, C, H, W) per channel (Ioffe and Szegedy, 2015): by the batch in training, when running
+    statistics follow it with `momentum` (None: their plain average); by these in evaluation, unless
+    `track_running_stats` is False. Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.BatchNorm2d(3)(kt.rand(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
+    """
+
+    @shape_vars("B, H, W")
+    def forward(self, x: Tensor[Shaped[Any, "[B, C, H, W]"], Fixed]) -> Tensor[Shaped[Any, "[B, C, H, W]"], Tracked]:
+        return self._normalised(x, "(N, {0}, H, W)", (4,))

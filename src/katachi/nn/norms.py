@@ -27,16 +27,30 @@ def _standardise(x: Node, axes: tuple[int, ...], eps: float) -> tuple[Node, Node
     return b.divide(off, make("sqrt", b.shift(variance, eps))), mean, variance
 
 
-def _layer_norm(x: Node, *rest: Any) -> Node:
-    *affine, shape, eps = rest
-    if x.shape[len(x.shape) - len(shape) :] != shape:
+def _last_axes(x: Node, shape: tuple[int, ...], affine: list[Node]) -> tuple[int, ...]:
+    """The axes that `shape` names, once it is known that all fits."""
+    first = len(x.shape) - len(shape)
+    if x.shape[first:] != shape or first < 0:
         raise ShapeError(f"needs an input that ends in {shape}, got {x.shape}")
-    x = floating(x)
-    out, _, _ = _standardise(x, tuple(range(len(x.shape) - len(shape), len(x.shape))), eps)
-    for i, p in enumerate(affine):
-        p = b.convert(p, x.dtype)
-        out = b.multiply(out, p) if i == 0 else b.add(out, p)
-    return out
+    for p in affine:
+        if p.shape != shape:
+            raise ShapeError(f"needs weights of shape {shape}, the axes that are normalised, got {p.shape}")
+    return tuple(range(first, len(x.shape)))
+
+
+def check_eps(name: str, eps: float | None) -> None:
+    """Raises ValueError for a negative one."""
+    if eps is not None and not eps >= 0:
+        raise ValueError(f"{name}: eps must not be negative, got {eps}")
+
+
+def _layer_norm(x: Node, *rest: Any) -> Node:
+    *affine, weighted, shape, eps = rest
+    x, axes = floating(x), _last_axes(x, shape, affine)
+    out, _, _ = _standardise(x, axes, eps)
+    if weighted:
+        out = b.multiply(out, b.convert(affine.pop(0), x.dtype))
+    return b.add(out, b.convert(affine[0], x.dtype)) if affine else out
 
 
 LAYER_NORM = Op("layer_norm", _layer_norm)
@@ -44,24 +58,21 @@ LAYER_NORM = Op("layer_norm", _layer_norm)
 
 def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(variance + eps) over the last axes, times weight, plus bias (Ba et al., 2016). Raises
-    ShapeError.
+    ShapeError, ValueError for a negative eps.
 
     >>> import katachi as kt
     >>> kt.nn.functional.layer_norm(kt.tensor([[1.0, 3.0]]), 2, eps=0.0).tolist()
     [[-1.0, 1.0]]
     """
+    check_eps("layer_norm", eps)
     affine = [p for p in (weight, bias) if p is not None]
-    if weight is None and bias is not None:
-        raise ValueError("layer_norm: a bias needs a weight")
-    return apply(LAYER_NORM, (x, *affine), (as_shape(normalized_shape, "normalized_shape"), float(eps)))
+    shape = as_shape(normalized_shape, "normalized_shape")
+    return apply(LAYER_NORM, (x, *affine), (weight is not None, shape, float(eps)))
 
 
 def _rms_norm(x: Node, *rest: Any) -> Node:
     *affine, shape, eps = rest
-    if x.shape[len(x.shape) - len(shape) :] != shape:
-        raise ShapeError(f"needs an input that ends in {shape}, got {x.shape}")
-    x = floating(x)
-    axes = tuple(range(len(x.shape) - len(shape), len(x.shape)))
+    x, axes = floating(x), _last_axes(x, shape, affine)
     square = b.reduce("reduce_sum", b.multiply(x, x), axes, keepdims=True)
     square = b.divide(square, b.like(square, float(count(shape))))
     least = float(finfo(x.dtype.numpy).eps) if eps is None else eps
@@ -74,12 +85,13 @@ RMS_NORM = Op("rms_norm", _rms_norm)
 
 def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
     """x / sqrt(mean of squares + eps) over the last axes, times weight (Zhang and Sennrich, 2019). Without `eps` it is
-    the dtype's machine epsilon. Raises ShapeError.
+    the dtype's machine epsilon. Raises ShapeError, ValueError for a negative eps.
 
     >>> import katachi as kt
     >>> kt.nn.functional.rms_norm(kt.tensor([[1.0, 7.0]]), 2, eps=0.0).numpy().round(3).tolist()
     [[0.20000000298023224, 1.399999976158142]]
     """
+    check_eps("rms_norm", eps)
     operands = (x,) if weight is None else (x, weight)
     shape = as_shape(normalized_shape, "normalized_shape")
     return apply(RMS_NORM, operands, (shape, None if eps is None else float(eps)))

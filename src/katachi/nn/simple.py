@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from katachi.nn import functional as F
+from katachi.nn.common import check_probability
 from katachi.nn.module import Module
 from katachi.tensor.types import _G, _S, Shaped, shape_vars
 
@@ -25,6 +26,8 @@ class GELU(Module):
     """x times the normal distribution's cumulative function at x."""
 
     def __init__(self, approximate: str = "none") -> None:
+        if approximate not in ("none", "tanh"):
+            raise ValueError(f'GELU: approximate is "none" or "tanh", got {approximate!r}')
         self.approximate = approximate
 
     def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
@@ -149,9 +152,7 @@ class Dropout(Module):
     """Each element zero with probability p while training, the others scaled by 1 / (1 - p); the identity otherwise."""
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"Dropout: p is a probability, got {p}")
-        self.p = p
+        self.p = check_probability("Dropout", p)
 
     def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.dropout(x, self.p, self.training)

@@ -14,7 +14,7 @@ from katachi.tensor.creation import leaf
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import handle
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import current, flush, note_grad
+from katachi.tensor.trace import Trace, current, flush, let_be_computed, note_grad
 
 ALWAYS = ("initial_lr", "decoupled_weight_decay", "foreach", "fused")  # PyTorch's, that change no number here
 
@@ -29,38 +29,52 @@ class Optimizer:
 
     update: Op
     states: tuple[str, ...] = ()
+    counts = True  # whether the numbers depend on how many steps there were
 
     def __init__(self, params: Iterable[Any], **defaults: Any) -> None:
-        if not isinstance(params, Iterable):
-            raise TypeError(
-                f"{type(self).__name__}: needs parameters, such as model.parameters(), got {type(params).__name__}"
-            )
+        name = type(self).__name__
+        if isinstance(params, Tensor) or not isinstance(params, Iterable):
+            what = "one tensor: put it into a list" if isinstance(params, Tensor) else type(params).__name__
+            raise TypeError(f"{name}: needs parameters, such as model.parameters(), got {what}")
         items = list(params)
         if not items:
-            raise ValueError(f"{type(self).__name__}: there are no parameters to optimise")
-        groups = items if isinstance(items[0], dict) else [{"params": items}]
-        for g in groups:
-            if not isinstance(g, Mapping) or "params" not in g:
-                what = f"the keys {', '.join(map(repr, g))}" if isinstance(g, Mapping) else type(g).__name__
-                raise ValueError(f'{type(self).__name__}: a group is a dict with "params", got {what}')
-            if unknown := sorted(set(g) - {*defaults, "params"}):
-                raise ValueError(
-                    f"{type(self).__name__}: a group has no setting {unknown[0]!r}; there are {', '.join(defaults)}"
-                )
-        self.param_groups: list[dict[str, Any]] = [{**defaults, **g, "params": list(g["params"])} for g in groups]
-        for group in self.param_groups:
-            self.check(group)
-        self.state: dict[int, dict[str, Any]] = {}
-        seen: set[int] = set()
-        for p in (p for g in self.param_groups for p in g["params"]):
+            raise ValueError(f"{name}: there are no parameters to optimise")
+        self.defaults = defaults
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[Any, dict[str, Any]] = {}  # by parameter
+        for group in items if isinstance(items[0], dict) else [{"params": items}]:
+            self.add_param_group(group)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """One group more: "params" and settings of its own, which fall back to the optimiser's. Raises ValueError for
+        settings that make no sense and for a parameter that is there already, GradientError for what has no gradients.
+        """
+        name = type(self).__name__
+        if not isinstance(group, Mapping) or "params" not in group:
+            what = f"the keys {', '.join(map(repr, group))}" if isinstance(group, Mapping) else type(group).__name__
+            raise ValueError(f'{name}: a group is a dict with "params", got {what}')
+        if unknown := sorted(set(group) - {*self.defaults, "params", "initial_lr"}):
+            raise ValueError(f"{name}: a group has no setting {unknown[0]!r}; there are {', '.join(self.defaults)}")
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        new = {**self.defaults, **group, "params": params}
+        self.check(new)
+        seen = {id(p) for g in self.param_groups for p in g["params"]}
+        for p in params:
             if not isinstance(p, Tensor) or p._cell is None or not p._aval.tracked:
                 what = p._aval if isinstance(p, Tensor) else type(p).__name__
-                raise GradientError(
-                    f"{type(self).__name__}: parameters and leaf variables can be optimised, not {what}"
-                )
+                raise GradientError(f"{name}: parameters and leaf variables can be optimised, not {what}")
             if id(p) in seen:
-                raise ValueError(f"{type(self).__name__}: a parameter occurs twice")
+                raise ValueError(f"{name}: a parameter occurs twice")
             seen.add(id(p))
+        self.param_groups.append(new)
+
+    def __repr__(self) -> str:
+        shown = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+        groups = [", ".join(f"{k}={v!r}" for k, v in g.items()) for g in shown]
+        return "\n".join(
+            f"{type(self).__name__}({len(g['params'])} parameters, {text})"
+            for g, text in zip(self.param_groups, groups, strict=True)
+        )
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raises ValueError for settings that make no sense."""
@@ -85,47 +99,66 @@ class Optimizer:
         """Update every parameter that has a gradient, and compute: all that is pending runs as one program.
 
         Gradients come from `.grad`, None afterwards, or from the store `grads` that kt.gradients gave, empty
-        afterwards. If computing fails, nothing has changed.
+        afterwards. If anything fails, nothing has changed. Raises GradientError for a gradient in the store that does
+        not fit.
         """
-        taken = []
-        recording = current().recording
+        if grads is not None and not isinstance(grads, dict):
+            raise TypeError(
+                f"{type(self).__name__}.step: needs the dict that kt.gradients gave, or nothing after backward(), "
+                f"got {type(grads).__name__}"
+            )
+        t, recording = current(), current().recording
         if recording is not None and grads is None:
             for p in (p for group in self.param_groups for p in group["params"]):
                 note_grad(p)
+        updates = []  # all of them, before the first is pending: what can be refused is refused with nothing done
         for group in self.param_groups:
             by_step: dict[int, list[Any]] = {}
             for p in group["params"]:
                 g = p._grad if grads is None else grads.get(p)
                 if g is not None:
+                    if grads is not None and g.shape != p.shape:
+                        what = f"{g._aval} for a parameter {p._aval}"
+                        raise GradientError(f"{type(self).__name__}.step: got the gradient {what}")
                     by_step.setdefault(self._state_of(p)["step"], []).append(p)
             for step, params in by_step.items():
-                taken += self._pend(group, step + 1, params, grads)
+                try:
+                    updates.append((group, step + 1, params, self.numbers(group, step + 1)))
+                except (ArithmeticError, TypeError, ValueError):
+                    self.check(group)  # raises the error that names the setting
+                    raise
+        taken: list[Any] = []
+        t.committed = False
         try:
+            for update in updates:
+                self._pend(*update, grads, taken)
             flush()
         except BaseException:
-            self._give_back(taken, grads)
+            if recording is None and not t.committed:
+                self._give_back(t, taken, grads)
             raise
-        if recording is None:  # else it was noted where the step's numbers come from
-            for p, *_ in taken:
-                self.state[id(p)]["step"] += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and state by position of the parameters, as PyTorch lays them out, with constant snapshots."""
-        number: dict[int, int] = {}
+        number: dict[Any, int] = {}
         groups = []
         for group in self.param_groups:
-            places = [number.setdefault(id(p), len(number)) for p in group["params"]]
+            places = [number.setdefault(p, len(number)) for p in group["params"]]
             groups.append({**{k: v for k, v in group.items() if k != "params"}, "params": places})
         flush()
         state = {
-            place: {name: _snapshot(value) for name, value in self.state[key].items()}
-            for key, place in number.items()
-            if key in self.state
+            place: {name: _snapshot(value) for name, value in self.state[p].items()}
+            for p, place in number.items()
+            if p in self.state
         }
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave. All or nothing: raises CheckpointError for other groups, names or shapes."""
+        if not isinstance(state, Mapping) or not {"state", "param_groups"} <= state.keys():
+            raise CheckpointError(
+                'load_state_dict: needs what an optimiser\'s state_dict gave: "state", "param_groups"'
+            )
         groups = state["param_groups"]
         sizes = [len(g["params"]) for g in groups]
         if sizes != [len(g["params"]) for g in self.param_groups]:
@@ -134,9 +167,15 @@ class Optimizer:
                 f"{[len(g['params']) for g in self.param_groups]}"
             )
         params = [p for g in self.param_groups for p in g["params"]]
-        new: dict[int, dict[str, Any]] = {}
+        new: dict[Any, dict[str, Any]] = {}
         for place, values in state["state"].items():
-            p = params[int(place)]
+            if not 0 <= int(place) < len(params):
+                raise CheckpointError(
+                    f"load_state_dict: there is a parameter {place}, this optimiser has {len(params)}"
+                )
+            p, values = params[int(place)], {n: v for n, v in values.items() if v is not None}
+            if not self.counts:
+                values.setdefault("step", 0)  # PyTorch does not save what it does not need
             if set(values) != {*self.states, "step"}:
                 raise CheckpointError(
                     f"load_state_dict: parameter {place} needs {sorted({*self.states, 'step'})}, got {sorted(values)}"
@@ -146,8 +185,8 @@ class Optimizer:
                     raise CheckpointError(
                         f"load_state_dict: {name} of parameter {place} is {values[name].shape}, not {p.shape}"
                     )
-            new[id(p)] = {n: leaf(Tensor, values[n], p.dtype, p.device, tracked=False) for n in self.states}
-            new[id(p)]["step"] = int(values["step"])
+            new[p] = {n: leaf(Tensor, values[n], p.dtype, p.device, tracked=False) for n in self.states}
+            new[p]["step"] = int(values["step"])
         settings = [self._settings(group, saved) for group, saved in zip(self.param_groups, groups, strict=True)]
         self.state = new
         for group, mine in zip(self.param_groups, settings, strict=True):
@@ -155,7 +194,7 @@ class Optimizer:
 
     def _settings(self, group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
         """What a saved group sets. PyTorch saves settings that are not known here; those that are off say nothing."""
-        mine = {k: v for k, v in saved.items() if k in group and k != "params"}
+        mine = {k: v for k, v in saved.items() if (k in group or k == "initial_lr") and k != "params"}
         for k, v in saved.items():
             if k not in group and k not in ALWAYS and v not in (None, False):
                 raise CheckpointError(f"load_state_dict: {type(self).__name__} has no setting {k!r}, saved as {v!r}")
@@ -163,47 +202,60 @@ class Optimizer:
         return mine
 
     def _state_of(self, p: Any) -> dict[str, Any]:
-        state = self.state.get(id(p))
+        state = self.state.get(p)
         if state is None:
             zeros = np.zeros(p.shape, p.dtype.numpy) if self.states else None
             state = {name: leaf(Tensor, zeros, device=p.device, tracked=False) for name in self.states}
             state["step"] = 0
-            self.state[id(p)] = state
+            self.state[p] = state
+        elif self.states and state[self.states[0]]._aval.device != p._aval.device:  # the module was moved
+            for name in self.states:
+                state[name] = leaf(Tensor, state[name], device=p.device, tracked=False)
         return state
 
-    def _pend(self, group: Mapping[str, Any], step: int, params: list[Any], grads: dict[Any, Any] | None) -> list[Any]:
-        """One entry that updates these parameters; returns what it takes to put their gradients back."""
-        n = len(params)
-        cells = [*params, *[self.state[id(p)][name] for name in self.states for p in params]]
+    def _pend(
+        self,
+        group: dict[str, Any],
+        step: int,
+        params: list[Any],
+        numbers: tuple[float, ...],
+        grads: dict[Any, Any] | None,
+        taken: list[Any],
+    ) -> None:
+        """One entry that updates these parameters; `taken` gets what it takes to put their gradients back."""
+        cells = [*params, *[self.state[p][name] for name in self.states for p in params]]
+        states = [self.state[p] for p in params]
         recording = current().recording
         if recording is not None:
-            states = [self.state[id(p)] for p in params]
             recording.sources.append((len(current().scalars), _Step(self, group, self.flags(group), states)))
-            for state in states:
-                state["step"] = step
+            recording.steps += [(state, state["step"]) for state in states]
         found = [p._grad for p in params] if grads is None else [grads[p] for p in params]
-        operands = [*cells, *found, *self.numbers(group, step)]
-        writes = _writes(len(cells))
-        apply(self.update, operands, (n, len(self.states), *self.flags(group)), writes)
-        taken = []
-        for p, g in zip(params, found, strict=True):
-            # the handle itself must go: were it alive at the flush, the gradient would be computed for somebody to see
-            taken.append((p, g if g._value is not None else None, g._slot, g._aval))
+        operands = [*cells, *found, *numbers]
+        apply(self.update, operands, (len(params), len(self.states), *self.flags(group)), _writes(len(cells)))
+        # the handles themselves must go: were one alive at the flush, it would be computed for somebody to see
+        taken += [
+            (p, g if g._value is not None else None, g._slot, g._aval) for p, g in zip(params, found, strict=True)
+        ]
+        for p, state in zip(params, states, strict=True):
+            state["step"] = step
             if grads is None:
                 p._grad = None
             else:
                 del grads[p]
-        return taken
 
-    def _give_back(self, taken: list[Any], grads: dict[Any, Any] | None) -> None:
+    def _give_back(self, t: Trace, taken: list[Any], grads: dict[Any, Any] | None) -> None:
+        if t.written:  # interrupted before the flush
+            t.failed = let_be_computed(t)
         for p, g, slot, kind in taken:
             if g is None:
                 g = handle(Tensor, kind, None, slot)
-                g._origin = current().failed
+                g._origin = t.failed
+            store: Any = {p: p._grad} if grads is None else grads
+            if store.get(p) is None:
+                self.state[p]["step"] -= 1
+            store[p] = g
             if grads is None:
                 p._grad = g
-            else:
-                grads[p] = g
 
 
 class _Step(NamedTuple):
@@ -222,17 +274,22 @@ class _Step(NamedTuple):
         step = self.states[0]["step"]
         if any([s["step"] != step for s in self.states]):
             return False
-        return opt.state.get(id(group["params"][0])) is self.states[0]
+        return opt.state.get(group["params"][0]) is self.states[0]
 
-    def take(self) -> tuple[float, ...]:
-        step = self.states[0]["step"] + 1
-        for s in self.states:
-            s["step"] = step
+    def take(self, ahead: dict[int, int]) -> tuple[float, ...]:
+        """The numbers of one step more; `ahead` counts steps that have not come true yet."""
+        first = self.states[0]
+        step = ahead[id(first)] = ahead.get(id(first), first["step"]) + 1
         return self.optimizer.numbers(self.group, step)
 
-    def undo(self) -> None:
+    def settle(self, ahead: dict[int, int]) -> None:
+        """They have come true."""
+        step = ahead[id(self.states[0])]
         for s in self.states:
-            s["step"] -= 1
+            s["step"] = step
+
+    def undo(self) -> None:
+        """What `take` did need not be undone; tracing notes the counts of before itself."""
 
 
 def _snapshot(value: Any) -> Any:
@@ -251,5 +308,9 @@ def _writes(n: int) -> tuple[Write, ...]:
 
 def check_range(name: str, setting: str, value: float, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value < high."""
-    if isinstance(value, str) or not low <= value < high:
-        raise ValueError(f"{name}: {setting} must be at least {low}" + f" and below {high}, got {value!r}")
+    try:
+        fits = not isinstance(value, str) and low <= float(value) < high
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: {setting} must be at least {low} and below {high}, got {value!r}")

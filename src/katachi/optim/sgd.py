@@ -9,6 +9,7 @@ from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.optim.build import update_op
 from katachi.optim.optimizer import Optimizer, check_range
+from katachi.tensor.entry import Op
 
 
 def _plain(p: Node, g: Node, lr: Node, decay: Node) -> tuple[Node, ...]:
@@ -34,6 +35,8 @@ class SGD(Optimizer):
     [0.0]
     """
 
+    counts = False
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -43,8 +46,11 @@ class SGD(Optimizer):
         nesterov: bool = False,
     ) -> None:
         self.states = ("momentum_buffer",) if momentum else ()
-        self.update = _MOMENTUM if momentum else _PLAIN
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+    @property
+    def update(self) -> Op:  # type: ignore[override] # not a field: it is no part of what is copied or pickled
+        return _MOMENTUM if self.states else _PLAIN
 
     def check(self, group: Mapping[str, Any]) -> None:
         super().check(group)

@@ -135,7 +135,7 @@ def log10(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
     return apply(LOG10, (x,))
 
 
-def _logaddexp(x: Node, y: Node) -> Node:
+def logaddexp_of(x: Node, y: Node) -> Node:
     x, y = unify(x, y, floating=True)
     # two equal infinities have no difference
     apart = b.select(b.compare(x, "EQ", y), b.like(x, 0.0), b.subtract(x, y))
@@ -143,7 +143,7 @@ def _logaddexp(x: Node, y: Node) -> Node:
     return b.add(make("maximum", x, y), tail)
 
 
-LOGADDEXP = Op("logaddexp", _logaddexp)
+LOGADDEXP = Op("logaddexp", logaddexp_of)
 
 
 @like(binary)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from katachi.errors import ShapeError
 from katachi.graph.dtypes import float32
 from katachi.tensor import elementwise, reduce, tensor
 
 FOLD = 64  # batches that are added up in float32 before the sum moves to a Python float
 
 
-def accuracy(output: Any, target: Any) -> Any:
-    """The share of rows whose largest output stands at the target.
+def accuracy(output: Any, target: Any, axis: int = 1) -> Any:
+    """The share of predictions that are right: the largest output along the classes' axis stands at the target. Raises
+    ShapeError unless the target has the output's shape without that axis.
 
     >>> import katachi as kt
     >>> accuracy(kt.tensor([[0.1, 0.9], [0.8, 0.2]]), kt.tensor([1, 1])).item()
     0.5
     """
-    right = elementwise.equal(reduce.argmax(output, 1), target)
+    found = reduce.argmax(output, axis)
+    if found.shape != target.shape:
+        raise ShapeError(
+            f"accuracy: needs a target of shape {found.shape} for an output {output.shape}, got {target.shape}"
+        )
+    right = elementwise.equal(found, target)
     return reduce.mean(elementwise.astype(right, float32))
 
 

@@ -44,6 +44,10 @@ class Trainer:
     _spent: float = field(default=0.0, init=False, repr=False)  # seconds of the epoch under way before this process
     _started: float = field(default=0.0, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if "loss" in self.metrics:
+            raise ValueError('Trainer: a metric cannot be called "loss", which is what the loss is reported as')
+
     def fit(
         self,
         loader: Iterable[tuple[Any, Any]],
