@@ -130,6 +130,20 @@ def test_scans_nest_and_take_tuples() -> None:
     assert (count.item(), none) == (7, None)
 
 
+def test_a_rule_made_of_captured_values_survives_a_look() -> None:
+    """What a derivative computes from a captured exponent alone is computed from its value, in whichever trace."""
+    found = []
+    for look in (False, True):
+        v, other = kt.variable(np.array(1.5)), kt.variable(np.ones(7))
+        power = v * 2.0
+        y, _ = kt.scan(lambda c, x, p=power: (c + x.abs() ** (p * 1.0), None), kt.tensor(X.sum()), kt.tensor(X[0]))
+        if look:
+            y.item()
+        ((other * 3.0).sum() + y).backward()
+        found.append(v.grad.item())
+    assert found[0] == found[1] == pytest.approx(2 * (np.abs(X[0]) ** 3 * np.log(np.abs(X[0]))).sum())
+
+
 def test_misuse() -> None:
     x = kt.ones(3)
     with pytest.raises(kt.ShapeError, match=r"scan.*the carry must stay"):

@@ -10,6 +10,8 @@ from katachi.devices.reference import REFERENCE
 from katachi.graph.primitives import ELEMENTWISE, MARKS, MOVEMENT, REDUCTIONS, RULES
 from katachi.kernels.lower import LOWERING
 from katachi.kernels.polynomials import ULPS
+from katachi.transforms.batching import ALIKE, BATCHING
+from katachi.transforms.batching_control import BUNDLE_BATCHING
 from katachi.transforms.control import BUNDLE_JVP, BUNDLE_VJP
 from katachi.transforms.derivatives import DERIVATIVE, FLAT
 from katachi.transforms.jvp import JVP
@@ -18,10 +20,10 @@ from katachi.transforms.vjp import VJP
 from .samples import SAMPLES  # pyrefly: ignore[missing-import]
 
 # A template has the first, a pass removes the marks, and the rest wait for their kernels: the list only gets shorter.
-TEMPLATES = {"dot_general"}
+TEMPLATES = {"dot_general", "attention", "attention_logsumexp", "attention_gradient"}
 LATER = {
-    "convolution", "dynamic_slice", "dynamic_update_slice", "reduce_window", "reduce_window_gradient", "argsort",
-    "cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min",
+    "dynamic_slice", "dynamic_update_slice", "argsort", "cumulative_sum", "cumulative_prod", "cumulative_max",
+    "cumulative_min",
 }  # fmt: skip
 
 CONTROL = {
@@ -34,6 +36,7 @@ COLUMNS: dict[str, Iterable[str]] = {
     "definition": REFERENCE,
     "vjp": {*VJP, *FLAT, *CONTROL, "concatenate", "custom_gradient"},  # their rules depend on the number of operands
     "jvp": {*JVP, *FLAT, *BUNDLE_JVP, "element"},
+    "batching": {*BATCHING, *BUNDLE_BATCHING, *ALIKE, "element"},
     "lowering": {*LOWERING, *TEMPLATES, *MARKS, "optimization_barrier", "custom_gradient", *LATER, *CONTROL},
     "samples": {*SAMPLES, *CONTROL, "custom_gradient"},  # whose gradient is the user's: see test_functional.py
 }
@@ -57,6 +60,11 @@ def test_later_means_later() -> None:
 def test_a_primitive_either_differentiates_or_is_flat() -> None:
     assert not set(VJP) & FLAT and not set(JVP) & FLAT
     assert set(DERIVATIVE) <= set(VJP) & set(JVP)
+
+
+def test_a_primitive_is_alike_for_all_examples_or_has_a_rule() -> None:
+    assert not ALIKE & {*BATCHING, *BUNDLE_BATCHING}
+    assert not set(BUNDLE_BATCHING) ^ set(BUNDLE_VJP), "all control flow, and nothing else"
 
 
 @pytest.mark.parametrize("family", [ELEMENTWISE, MOVEMENT, REDUCTIONS, MARKS])

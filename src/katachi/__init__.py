@@ -10,7 +10,7 @@ from katachi.errors import GradientError as GradientError
 from katachi.errors import IndexBoundsError as IndexBoundsError
 from katachi.errors import MemoryLimitError as MemoryLimitError
 from katachi.errors import ShapeError as ShapeError
-from katachi.functional import checkpoint, custom_gradient, grad, gradients, jvp, value_and_grad, vjp
+from katachi.functional import checkpoint, custom_gradient, grad, gradients, jvp, value_and_grad, vjp, vmap
 from katachi.graph.dtypes import (
     bfloat16,
     bool_,

@@ -1,23 +1,28 @@
-"""What a user applies to functions: grad, value_and_grad, vjp, jvp; and gradients of values."""
+"""What a user applies to functions: grad, value_and_grad, vjp, jvp, vmap; and gradients of values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
-from katachi.errors import GradientError
-from katachi.graph.node import aval
+from katachi.errors import DTypeError, Error, GradientError, ShapeError
+from katachi.graph.node import Node, aval, toposort
 from katachi.graph.primitives import hole, make
+from katachi.graph.site import describe
 from katachi.tensor import differentiate
 from katachi.tensor.apply import apply
+from katachi.tensor.control import bare
 from katachi.tensor.elementwise import TRACK
 from katachi.tensor.entry import Op
+from katachi.tensor.handle import Handle
 from katachi.tensor.modes import changed
-from katachi.tensor.signatures import gradient, pullback, pulled_values, pushforward, valued_gradient
+from katachi.tensor.signatures import gradient, mapping, pullback, pulled_values, pushforward, valued_gradient
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import current
+from katachi.tensor.trace import Escaped, Trace, current, flush
 from katachi.tensor.types import like
+from katachi.transforms.batching import batch, from_front, spread, to_front
 
 
 @like(pulled_values)
@@ -191,6 +196,173 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             return f(*args, **kwargs)
 
     return run
+
+
+EXAMPLE = Op("vmap", lambda shape, dtype, device, tracked: hole(aval(shape, dtype, device, tracked)))
+RANDOMNESS = ("error", "different", "same")
+
+
+@like(mapping)
+def vmap(
+    f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0, *, randomness: str = "error"
+) -> Callable[..., Any]:
+    """f, which is written for one example, for many at once: its operations run once, each on all examples.
+
+    `in_axes` says which axis of the arguments counts the examples: an int for all, or a tuple with an entry for each
+    argument. An entry is an int, None for what is the same for all examples (which may be anything, a module too), or a
+    tuple, list or dict of entries for such an argument. `out_axes` says the same of the results: an axis, or None for
+    what cannot differ. f sees arguments without that axis; keyword arguments are the same for all. Random draws are
+    allowed with `randomness="different"` for each example, or "same" for all.
+
+    Shapes: for arguments (N, *A) and a result *R of f the result is (N, *R). Raises ShapeError for sizes N that differ,
+    axes that are not there, and a result that differs under an out_axes of None; Error where f looks at a value, draws
+    at random without leave, or sets state to what differs between examples.
+
+    >>> import katachi as kt
+    >>> kt.vmap(lambda a, b: a @ b)(kt.ones((5, 3)), kt.ones((5, 3))).shape
+    (5,)
+    >>> kt.vmap(kt.grad(lambda w, x: (w * x).sum() ** 2), in_axes=(None, 0))(kt.ones(2), kt.ones((3, 2))).shape
+    (3, 2)
+    """
+    if randomness not in RANDOMNESS:
+        raise ValueError(f"vmap: randomness is one of {', '.join(RANDOMNESS)}, got {randomness!r}")
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        t = current()
+        before, start, stop = t.examples, len(t.refs), None
+        try:
+            with changed(eager=False):
+                result = _for_all(t, f, in_axes, out_axes, randomness, args, kwargs)
+            stop = len(t.refs) - len(t.last.nodes)  # the last are the results
+        finally:
+            inside, t.examples = t.examples - before, before
+            _let_go(t, t.refs[start:stop], inside)
+        if t.modes.eager:
+            flush(t)
+        return result
+
+    return run
+
+
+def _for_all(
+    t: Trace, f: Callable[..., Any], in_axes: Any, out_axes: Any, randomness: str, args: Any, kwargs: Any
+) -> Any:
+    """f's result for all examples."""
+    given: list[tuple[Any, int, str]] = []
+
+    def collect(x: Any, axis: int | None, name: str) -> Any:
+        if axis is not None:
+            given.append((x, _axis(name, x, axis, x.ndim), name))
+        return x
+
+    _each(args, in_axes, "arguments", collect)
+    size = _examples(given)
+    places = []
+    for x, axis, _ in given:
+        shape = x.shape[:axis] + x.shape[axis + 1 :]
+        places.append(apply(EXAMPLE, (), (shape, x.dtype, x.device, x._aval.tracked)))
+        t.examples |= {t.last.nodes[0]}
+    rest = iter(places)
+    result = f(*_each(args, in_axes, "arguments", lambda x, axis, name: x if axis is None else next(rest)), **kwargs)
+    outs: list[Any] = []
+    axes: list[int | None] = []
+
+    def deliver(x: Any, axis: int | None, name: str) -> None:
+        outs.append(x)
+        axes.append(None if axis is None else _axis(name, x, axis, x.ndim + 1))
+
+    _each(result, out_axes, "the result", deliver)
+    ins = tuple([axis for _, axis, _ in given])
+    operands = (*[x for x, _, _ in given], *places, *outs)
+    made = iter(apply(VMAP, operands, (ins, tuple(axes), size, randomness), many=True))
+    return _each(result, out_axes, "the result", lambda x, axis, name: next(made))
+
+
+def _each(x: Any, axes: Any, name: str, leaf: Callable[[Any, int | None, str], Any]) -> Any:
+    """x with leaf(tensor, its axis, its name) for its tensors; `axes` is like x, or ends sooner where all is alike."""
+    if isinstance(axes, (tuple, list)) and not (isinstance(x, (tuple, list)) and len(x) == len(axes)):
+        raise ShapeError(f"vmap: the axes {axes!r} are for {len(axes)} things, but {name} is {_brief(x)}")
+    if isinstance(axes, dict) and not (isinstance(x, dict) and x.keys() == axes.keys()):
+        raise ShapeError(f"vmap: the axes {axes!r} are for a dict with these keys, but {name} is {_brief(x)}")
+    if isinstance(x, Tensor):
+        return leaf(x, axes, name)
+    if isinstance(x, (tuple, list)):
+        inner = axes if isinstance(axes, (tuple, list)) else [axes] * len(x)
+        parts = [_each(v, a, f"{name}[{i}]", leaf) for i, (v, a) in enumerate(zip(x, inner, strict=True))]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    if isinstance(x, dict):
+        return {k: _each(v, axes[k] if isinstance(axes, dict) else axes, f"{name}[{k!r}]", leaf) for k, v in x.items()}
+    if axes is not None and x is not None:
+        raise DTypeError(f"vmap: {name} is {_brief(x)}, and only tensors have an axis {axes!r}; say None for its axis")
+    return x
+
+
+def _brief(x: Any) -> str:
+    if isinstance(x, Tensor):
+        return repr(x._aval)
+    size = f" of {len(x)}" if isinstance(x, (tuple, list)) else f" of {list(x)}" if isinstance(x, dict) else ""
+    return f"a {type(x).__name__}{size}"
+
+
+def _axis(name: str, x: Any, axis: int, rank: int) -> int:
+    if not -rank <= axis < rank:
+        raise ShapeError(f"vmap: {name}, {x._aval!r}, cannot have the examples on axis {axis}: there are {rank} axes")
+    return axis % rank
+
+
+def _examples(given: list[tuple[Any, int, str]]) -> int:
+    """How many examples there are."""
+    sizes = {x.shape[axis] for x, axis, _ in given}
+    if not sizes:
+        raise ShapeError("vmap: in_axes leaves no argument with an axis of examples, and one must have it")
+    if len(sizes) > 1:
+        told = ", ".join(f"{x.shape[axis]} on axis {axis} of {name} ({x._aval!r})" for x, axis, name in given)
+        raise ShapeError(f"vmap: needs one number of examples, got {told}")
+    return sizes.pop()
+
+
+def _vmapped(
+    nodes: Sequence[Node], in_axes: tuple[int, ...], out_axes: tuple[int | None, ...], size: int, randomness: str
+) -> tuple[Node, ...]:
+    n = len(in_axes)
+    given, places, outs = nodes[:n], bare(nodes[n : 2 * n]), nodes[2 * n :]
+    begun = min(p.serial for p in places)
+
+    def draws(node: Node) -> bool:
+        """Whether this is a draw of the function's own that is to differ from example to example."""
+        if node.primitive != "rng_bits":
+            return False
+        if max(x.serial for x in toposort(node.inputs) if x.primitive == "input") < begun:  # drawn before
+            return False
+        if randomness == "error":
+            raise Error(
+                f"random numbers are drawn inside, at {describe(node.site)}: say randomness='different' for each "
+                "example's own, or 'same' for the same ones"
+            )
+        return randomness == "different"
+
+    at = {p: to_front(x, axis) for p, x, axis in zip(places, given, in_axes, strict=True)}
+    found = batch(toposort(outs), at, size, draws)
+    results = []
+    for o, axis in zip(outs, out_axes, strict=True):
+        if axis is None and o in found:
+            raise ShapeError(f"out_axes is None for a result, {o.aval!r}, that differs from example to example")
+        results.append(o if axis is None else from_front(found.get(o) or spread(o, size), axis))
+    return tuple(results)
+
+
+VMAP = Op("vmap", _vmapped, variadic=True)
+
+
+def _let_go(t: Trace, refs: Sequence[ref[Handle]], inside: frozenset[Node]) -> None:
+    """Whatever of one example is still held, by an error's frames perhaps, must not keep the trace from ending."""
+    held = [h for r in refs if (h := r()) is not None and h._value is None and h._slot >= t.base]
+    if held:
+        slots, gone = t.entry.slots(), None
+        for h in held:
+            if not inside.isdisjoint(toposort([slots[h._slot - t.base]])):
+                gone = gone or Escaped(t.base, t.entry, [], [])
+                h._origin, h._slot = gone, -1
 
 
 @contextmanager

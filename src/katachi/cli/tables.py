@@ -6,9 +6,12 @@ from rich.console import Console
 from rich.table import Table
 
 from katachi.devices.reference import REFERENCE
+from katachi.graph.attention import FIRST_MASK
 from katachi.graph.primitives import MARKS, RULES
 from katachi.kernels.lower import LOWERING
 from katachi.tensor.modes import devices
+from katachi.transforms.batching import ALIKE, BATCHING
+from katachi.transforms.batching_control import BUNDLE_BATCHING
 from katachi.transforms.control import BUNDLE_JVP, BUNDLE_VJP
 from katachi.transforms.derivatives import FLAT
 from katachi.transforms.jvp import JVP
@@ -18,12 +21,14 @@ DESCRIPTION = {
     "reference": "NumPy, one primitive at a time: the measure of all others",
     "cpu": "fused loops and matrix products, compiled to machine code by LLVM",
 }
-COLUMNS = ("rule", "vjp", "jvp", "reference", "lowering")
-TEMPLATES = frozenset(["dot_general"])  # kernels that are not loops around one element's formula
+CAPTION = "flat: nothing flows through. alike: the same for all examples. erased: a compiler pass removes it."
+COLUMNS = ("vjp", "jvp", "batching", "reference", "lowering")
+TEMPLATES = frozenset(["dot_general", *FIRST_MASK])  # kernels that are not loops around one element's formula
 ERASED = frozenset([*MARKS, "optimization_barrier", "custom_gradient"])
 # Their rules depend on the number of operands, or take a bundle of values apart: no rows of the table of rules.
 SPECIAL_VJP = frozenset(["concatenate", "custom_call", "custom_gradient", "element", *BUNDLE_VJP])
 SPECIAL_JVP = frozenset(["element", *BUNDLE_JVP])
+SPECIAL_BATCHING = frozenset(["element", *BUNDLE_BATCHING])
 
 
 def cells() -> dict[str, dict[str, str]]:
@@ -38,9 +43,10 @@ def cells() -> dict[str, dict[str, str]]:
         derived = {
             "vjp": "flat" if flat else _filled(name in VJP or name in SPECIAL_VJP),
             "jvp": "flat" if flat else _filled(name in JVP or name in SPECIAL_JVP),
+            "batching": "alike" if name in ALIKE else _filled(name in BATCHING or name in SPECIAL_BATCHING),
         }
         lowered = "erased" if name in ERASED else _filled(name in LOWERING or name in TEMPLATES)
-        table[name] = {"rule": "yes", **derived, "reference": _filled(name in REFERENCE), "lowering": lowered}
+        table[name] = {**derived, "reference": _filled(name in REFERENCE), "lowering": lowered}
     return table
 
 
@@ -49,8 +55,8 @@ def _filled(there: bool) -> str:
 
 
 def print_primitives() -> None:
-    table = Table(title="primitives", caption="flat: nothing flows through. erased: a compiler pass removes it.")
-    table.add_column("primitive")
+    table = Table(title="primitives", caption=CAPTION)
+    table.add_column("primitive", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column)
     found = cells()
@@ -58,7 +64,7 @@ def print_primitives() -> None:
         table.add_row(name, *[f"[yellow]{row[c]}[/]" if row[c] == "later" else row[c] for c in COLUMNS])
     later = [sum(row[c] == "later" for row in found.values()) for c in COLUMNS]
     table.add_section()
-    table.add_row(f"{len(found)} primitives", *[f"{n} later" if n else "complete" for n in later])
+    table.add_row(f"{len(found)} primitives", *[f"{n} later" if n else "all" for n in later])
     Console().print(table)
 
 

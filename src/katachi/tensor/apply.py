@@ -15,13 +15,13 @@ import numpy as np
 
 from katachi.errors import DeviceError, DTypeError, Error
 from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
-from katachi.graph.node import Node, aval, next_serial
+from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, frames, origin
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
-from katachi.tensor.trace import SPAN, Trace, arrive, flush, local
+from katachi.tensor.trace import SPAN, Trace, arrive, flush, let_be_computed, local
 
 LARGEST_FLOAT = int(sys.float_info.max)
 MOST_NODES = 50_000  # pending at once
@@ -45,30 +45,36 @@ def apply(
     One that writes to cells has no results but these.
     """
     t = local.trace
-    e = t.entry.hot
-    if e is None or not _follow(t, e, op, operands, attrs):
-        operands = [_operand(op, x) for x in operands]
-        e = _find(t, op, operands, attrs, writes)
-    if e.numbers:
-        for i, least, most, name in e.ranges:
-            if not least <= operands[i] <= most:
-                for x in t.fresh:  # they have not entered the trace after all
-                    x._slot = -1
-                raise OverflowError(
-                    f"{op.name}: {_brief(operands[i])} does not fit {name} ({_brief(least)} to {_brief(most)})"
-                )
-        t.scalars.extend([operands[i] for i in e.numbers])
-    if e.imports:
-        fresh = t.fresh
-        t.handles.extend(fresh)
-        t.values.extend([x._value for x in fresh])  # type: ignore[misc]  # what enters has been computed
-        t.pending_bytes += sum([x._value.array.nbytes for x in fresh if x._cell is None])  # type: ignore[union-attr]
-        t.leaves.extend([x for x in fresh if x._origin is LEAF])
-    t.entry.hot = e
-    t.entry = t.last = e
-    slot = t.base + e.first
+    try:
+        e = t.entry.hot
+        if e is None or not _follow(t, e, op, operands, attrs):
+            operands = [_operand(op, x) for x in operands]
+            e = _find(t, op, operands, attrs, writes)
+        if e.numbers:
+            for i, least, most, name in e.ranges:
+                if not least <= operands[i] <= most:
+                    for x in t.fresh:  # they have not entered the trace after all
+                        x._slot = -1
+                    raise OverflowError(
+                        f"{op.name}: {_brief(operands[i])} does not fit {name} ({_brief(least)} to {_brief(most)})"
+                    )
+            t.scalars.extend([operands[i] for i in e.numbers])
+        if e.imports:
+            fresh = t.fresh
+            t.handles.extend(fresh)
+            t.values.extend([x._value for x in fresh])  # type: ignore[misc]  # what enters has been computed
+            t.pending_bytes += sum([x._value.array.nbytes for x in fresh if x._cell is None])  # type: ignore[union-attr]
+            t.leaves.extend([x for x in fresh if x._origin is LEAF])
+        t.entry.hot = e
+        t.entry = t.last = e
+        slot = t.base + e.first
+        if e.writes:
+            _pend_writes(t, e, operands, slot)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # Ctrl-C has left half an operation
+            t.failed = let_be_computed(t)
+        raise
     if e.writes:
-        _pend_writes(t, e, operands, slot)
         if e.flushes:
             flush(t)
         return []
@@ -242,6 +248,8 @@ def _record(
     except Error as error:
         raise type(error)(f"{op.name}({', '.join(map(_show, operands))}): {error}") from None
     e.nodes = results if isinstance(results, tuple) else (results,)
+    if writes and not t.examples.isdisjoint(toposort(e.nodes)):
+        raise Error(f"{op.name}: inside vmap the new value differs from example to example, and state has only one")
     e.out_avals = tuple(n.aval for n in e.nodes)
     e.first = t.entry.end + len(e.imports)
     e.end = e.first + len(e.nodes)

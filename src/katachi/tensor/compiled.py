@@ -19,7 +19,7 @@ from katachi.tensor import events, trees
 from katachi.tensor.handle import Cell, Handle, handle
 from katachi.tensor.tape import Finish
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Changes, Recording, Trace, flush, launching, let_be_computed, local, settle
+from katachi.tensor.trace import Changes, Recording, Trace, commit, flush, launching, let_be_computed, local, settle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +70,7 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         t = local.trace
-        if t.recording is not None or t.nesting or t.modes.eager:
+        if t.recording is not None or t.nesting or t.examples or t.modes.eager:
             return self.f(*args, **kwargs)  # part of what is being traced, differentiated or looked into
         flush(t)
         leaves: list[Any] = []
@@ -97,6 +97,7 @@ class Compiled:
         t = local.trace = Trace()
         t.modes, t.recording = outer.modes, Recording(everything)
         Recording.active += 1
+        variant: Variant | None = None
         try:
             own = iter(leaves)
             args, kwargs = trees.rebuild(key[0], own), trees.rebuild(key[1], own) if key[1] else {}
@@ -104,7 +105,8 @@ class Compiled:
             variant = Variant(t, result, everything, bindings, implicit)
             out = variant.run(everything, t, why)
         except BaseException:
-            t.recording.undo()
+            if variant is None or not variant.finish.program.committed():
+                t.recording.undo()
             raise
         finally:
             Recording.active -= 1
@@ -140,6 +142,7 @@ class Variant:
         self.from_arguments = [(k, number[id(h)]) for k, h in enumerate(t.handles) if id(h) in number]
         self.from_grads = [(k, grad_of[id(h)]) for k, h in enumerate(t.handles) if id(h) in grad_of]
         self.handles: list[Any] = [None if id(h) in number or id(h) in grad_of else h for h in t.handles]
+        self.held = [h._aval for h in t.handles]
         self.grads = [(h, None if g is None else g._aval) for h, g in rec.grads.items()]
         # what comes of it: results, gradients left, cells written
         returned: list[Any] = []
@@ -182,6 +185,8 @@ class Variant:
         if self.changes != Changes.count:
             if any(m._fingerprint() != then for m, then in self.modules):
                 return None
+            if any(h is not None and h._aval is not kind for h, kind in zip(self.handles, self.held, strict=True)):
+                return None  # it was moved to another device
             self.changes = Changes.count
         if self.alias != _alias(everything):
             return None
@@ -197,38 +202,7 @@ class Variant:
             handles[k] = everything[i]
         for k, h in self.from_grads:
             handles[k] = h._grad if first is None else first.handles[k]
-        try:
-            if first is None:
-                for at, source in self.sources:
-                    numbers = source.take()
-                    scalars[at : at + len(numbers)] = numbers
-            values = [h._value for h in handles]
-            if None in values:
-                for h in handles:
-                    settle(h)
-                values = [h._value for h in handles]
-            program = self.finish.program
-            with launching:
-                buffers = program.run(values, scalars, [cell.holders() for cell in self.cells])
-        except BaseException:
-            if first is None:
-                for _, source in self.sources:
-                    source.undo()
-            raise
-        if events.observers:
-            events.tell(events.Flush(program, first is not None, len(self.finish.nodes), why))
-        kinds = self.kinds
-        out = [handle(Tensor, kind, buffer) for kind, buffer in zip(kinds, buffers)]  # noqa: B905 - cells follow
-        if self.finish.roots:
-            made = first or _Made(handles, values, scalars, self.leaves)
-            tape = self.finish.tape(made, buffers)  # type: ignore[arg-type]
-            for h, node in zip(out, self.finish.nodes, strict=True):
-                if h._aval.tracked:
-                    h._origin, h._node = tape(node), node
-        for cell, buffer in zip(self.cells, buffers[len(kinds) :]):  # noqa: B905 - what tapes keep follows
-            cell.version += 1
-            for h in cell.live():
-                h._value, h._slot = buffer, -1
+        out = [handle(Tensor, kind) for kind in self.kinds]
 
         def find(at: Any) -> Any:
             if at.__class__ is int:
@@ -236,8 +210,40 @@ class Variant:
             kind, what = at
             return everything[what] if kind == "argument" else what
 
-        for h, at in self.leaves_grads:
-            h._grad = None if at is None else find(at)
+        taken: list[Any] = []
+        prepared, ahead = False, {}
+
+        def end() -> None:
+            for h, at in self.leaves_grads:
+                h._grad = None if at is None else find(at)
+            if first is None:
+                for _, source in self.sources:
+                    source.settle(ahead)
+
+        program = self.finish.program
+        try:
+            if first is None:
+                for at, source in self.sources:
+                    taken.append(source)
+                    numbers = source.take(ahead)
+                    scalars[at : at + len(numbers)] = numbers
+            values = [h._value for h in handles]
+            if None in values:
+                for h in handles:
+                    settle(h)
+                values = [h._value for h in handles]
+            with launching:
+                buffers = program.prepare(values, scalars, [cell.holders() for cell in self.cells])
+                prepared = True
+                made: Any = first or _Made(handles, values, scalars, self.leaves)
+                commit(self.finish, out, buffers, self.cells, self.finish.tape(made, buffers), end)
+        except BaseException:
+            if not (prepared and program.committed()):
+                for source in reversed(taken):
+                    source.undo()
+            raise
+        if events.observers:
+            events.tell(events.Flush(program, first is not None, len(self.finish.nodes), why))
         if self.structure is trees.LEAF:
             return find(self.returns[0])
         return trees.rebuild(self.structure, map(find, self.returns))

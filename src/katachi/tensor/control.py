@@ -42,7 +42,7 @@ def _trace(f: Callable[..., Any], kinds: Sequence[Aval]) -> tuple[list[Any], Any
     return params, f(params)
 
 
-def _bare(nodes: Sequence[Node]) -> list[Node]:
+def bare(nodes: Sequence[Node]) -> list[Node]:
     """Parameters as they were made, whatever mark a mode has put on them since."""
     return [n.inputs[0] if n.primitive == "stop_gradient" else n for n in nodes]
 
@@ -53,7 +53,7 @@ def _same_kinds(what: str, before: Sequence[Node], after: Sequence[Node]) -> Non
 
 
 def _scan(nodes: Sequence[Node], n: int, m: int, length: int, reverse: bool) -> tuple[Node, ...]:
-    given, params, outs = nodes[: n + m], _bare(nodes[n + m : 2 * (n + m)]), nodes[2 * (n + m) :]
+    given, params, outs = nodes[: n + m], bare(nodes[n + m : 2 * (n + m)]), nodes[2 * (n + m) :]
     _same_kinds("the carry", given[:n], outs[:n])
     body = Body(params, outs)
     bundle = make("scan", *given, *body.captured, body=body, carry=n, length=length, reverse=reverse)
@@ -62,7 +62,7 @@ def _scan(nodes: Sequence[Node], n: int, m: int, length: int, reverse: bool) -> 
 
 
 def _while(nodes: Sequence[Node], n: int) -> tuple[Node, ...]:
-    given, params, test, outs = nodes[:n], _bare(nodes[n : 2 * n]), nodes[2 * n], nodes[2 * n + 1 :]
+    given, params, test, outs = nodes[:n], bare(nodes[n : 2 * n]), nodes[2 * n], nodes[2 * n + 1 :]
     _same_kinds("the carry", given, outs)
     if test.shape != () or test.dtype is not bool_:
         raise ShapeError(f"the condition must be a bool scalar, got {test.aval!r}")
@@ -76,7 +76,7 @@ def _cond(nodes: Sequence[Node], n: int, k: int) -> tuple[Node, ...]:
     if which.shape != () or which.dtype is not bool_:
         raise ShapeError(f"the condition must be a bool scalar, got {which.aval!r}")
     first, second = rest[: n + k], rest[n + k :]
-    yes, no = (Body(_bare(part[:n]), part[n:]) for part in (first, second))
+    yes, no = (Body(bare(part[:n]), part[n:]) for part in (first, second))
     _same_kinds("the result of the second function", yes.outputs, no.outputs)
     bundle = make("cond", which, *given, *yes.captured, *no.captured, yes=yes, no=no)
     return elements(bundle, [o.aval for o in yes.outputs])

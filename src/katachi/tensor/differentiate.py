@@ -43,6 +43,8 @@ class Found(NamedTuple):
 
 def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, create_graph: bool) -> None:
     """Add the gradients of `root` to `.grad` of every leaf it depends on."""
+    if current().examples:
+        raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
     retain = create_graph if retain_graph is None else retain_graph
     run = _Run([root], [seed], [], accumulate=True)
     results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)

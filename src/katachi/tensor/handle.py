@@ -29,11 +29,10 @@ class Lost:
 class Cell:
     """State: a value that changes. Its handles (a parameter, and perhaps a frozen twin) always hold the same one."""
 
-    __slots__ = ("handles", "version")
+    __slots__ = ("handles",)
 
     def __init__(self) -> None:
         self.handles: list[weakref.ref[Handle]] = []
-        self.version = 0
 
     def live(self) -> list[Handle]:
         return [h for r in self.handles if (h := r()) is not None]

@@ -70,8 +70,11 @@ class _Draw(NamedTuple):
     def fits(self) -> bool:
         return True
 
-    def take(self) -> tuple[int, int]:
+    def take(self, ahead: dict[int, int]) -> tuple[int, int]:
         return self.generator.draw(self.signed)
+
+    def settle(self, ahead: dict[int, int]) -> None:
+        """A draw is taken at once."""
 
     def undo(self) -> None:
         with self.generator._lock:

@@ -6,7 +6,7 @@ numbers and arrays beside a tensor; an array's shape is not known before the run
 
 from collections.abc import Callable, Iterable
 from types import EllipsisType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -600,6 +600,8 @@ def counting(
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R", bound=tuple[int, ...])
+_H = TypeVar("_H", bound=Fixed)
+_C = TypeVar("_C")
 
 @shape_vars("")
 def pulled_values(
@@ -655,3 +657,43 @@ def pushforward(
 def pushforward(
     f: Callable[..., Tensor[_R, Fixed]], args: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> tuple[Tensor[_R, Any], Tensor[_R, Any]]: ...
+
+class Mapped(Generic[_C]):
+    """What vmap returns: told from other functions, because a second vmap would take its N for the first one's."""
+
+    @property
+    def __call__(self) -> _C: ...
+
+@overload
+def mapping(
+    f: Mapped[Any],
+    in_axes: Any = 0,
+    out_axes: int = 0,
+    *,
+    randomness: Literal["error", "different", "same"] = "error",
+) -> Mapped[Callable[..., Tensor[tuple[Any, ...], Any]]]: ...
+@overload
+@shape_vars("*A, *B, N")
+def mapping(
+    f: Callable[[Tensor[Shaped[Any, "A"], _G]], Tensor[Shaped[Any, "B"], _H]],
+    in_axes: Literal[0] = 0,
+    out_axes: Literal[0] = 0,
+    *,
+    randomness: Literal["error", "different", "same"] = "error",
+) -> Mapped[Callable[[Tensor[Shaped[Any, "[N, *Elements[A]]"], _G]], Tensor[Shaped[Any, "[N, *Elements[B]]"], _H]]]: ...
+@overload
+def mapping(
+    f: Callable[..., Tensor[Any, _G]],
+    in_axes: Any = 0,
+    out_axes: int = 0,
+    *,
+    randomness: Literal["error", "different", "same"] = "error",
+) -> Callable[..., Tensor[tuple[Any, ...], _G]]: ...
+@overload
+def mapping(
+    f: Callable[..., Any],
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    *,
+    randomness: Literal["error", "different", "same"] = "error",
+) -> Callable[..., Any]: ...

@@ -11,13 +11,14 @@ import itertools
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
 from katachi.errors import Error
 from katachi.graph.node import Node
+from katachi.graph.site import describe, frames
 from katachi.tensor import events
 from katachi.tensor.entry import Entry
 from katachi.tensor.handle import LEAF, Cell, Handle, Lost
@@ -27,6 +28,10 @@ from katachi.tensor.tape import Finish
 LOOKING = (
     "a value is looked at inside a compiled function, which is traced before there are values; return it and look at "
     "it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
+)
+LOOKING_FOR_ALL = (
+    "a value is looked at inside a function that runs once for all examples, so there is not one value; return it and "
+    "look at it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
 )
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
@@ -48,10 +53,13 @@ class Recording:
         self.grads: dict[Any, Any] = {}  # every leaf whose gradient was touched, with the one it had
         self.sources: list[tuple[int, Any]] = []  # (place among the scalars, where the numbers there come from)
         self.modules: dict[int, Any] = {}
+        self.steps: list[tuple[dict[str, Any], int]] = []  # an optimiser's state, and its count of steps before
 
     def undo(self) -> None:
         for _, source in reversed(self.sources):
             source.undo()
+        for state, step in reversed(self.steps):
+            state["step"] = step
         for leaf, grad in self.grads.items():
             leaf._grad = grad
 
@@ -69,7 +77,9 @@ class Trace:
         self.fresh: list[Handle] = []
         self.last = self.root
         self.failed: Deferred | None = None
+        self.committed = True  # whether the last flush came to its end
         self.recording: Recording | None = None
+        self.examples: frozenset[Node] = frozenset()  # under vmap: the nodes that stand for one of many examples
         self.reset()
 
     def reset(self) -> None:
@@ -87,6 +97,11 @@ class Trace:
         self.regions = self.modes.region  # checkpointed ones so far
         self.pending_bytes = 0
         _traces[self.base] = self
+
+    def close(self) -> None:
+        """All of it has been computed, and what it wrote to cells is theirs."""
+        self.committed = True
+        self.reset()
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """The thread has ended: what it wrote to cells is committed, what others still hold stays computable."""
@@ -130,6 +145,18 @@ class Deferred:
             h._origin = Lost()
 
 
+class Escaped(Deferred):
+    """What a tensor has that was one example's within vmap, and is still held outside."""
+
+    __slots__ = ()
+
+    def compute(self, h: Handle) -> None:
+        raise Error(
+            f"vmap: this {h._aval!r} stood for one example inside a function that runs once for all, so it has no "
+            "value outside; return it from the function"
+        )
+
+
 class _Local(threading.local):
     def __init__(self) -> None:
         self.trace = Trace()
@@ -162,10 +189,12 @@ def note_module(module: Any) -> None:
 
 def settle(x: Handle) -> None:
     """Somebody looks at x: make it a computed value. Pending work of this thread ends; another thread's trace goes on
-    undisturbed. Raises Error inside a compiled function."""
+    undisturbed. Raises Error inside a compiled function, or one under vmap."""
     recording = local.trace.recording
     if recording is not None and (x._value is None or x._cell is not None or id(x) in recording.arguments):
         raise Error(f"compile: {LOOKING} ({x._aval!r})")
+    if local.trace.examples and (x._value is None or (x._cell is not None and x._cell in local.trace.written)):
+        raise Error(f"vmap: {LOOKING_FOR_ALL} ({x._aval!r} at {describe(frames(sys._getframe(1))[-1])})")
     arrive(x)
 
 
@@ -194,7 +223,7 @@ def flush(t: Trace | None = None) -> None:
     """
     t = t or local.trace
     e = t.entry
-    if e is t.root or t.recording is not None:  # a compiled function is one program
+    if e is t.root or t.recording is not None or t.examples:  # a compiled function is one program, vmap one operation
         return
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
@@ -202,26 +231,52 @@ def flush(t: Trace | None = None) -> None:
     key = (tuple([h._slot - base for h in live]), tuple([s - base for _, s in written]))
     finish = e.programs.get(key)
     built = finish is None
+    t.committed = False
     try:
         with launching:
             if finish is None:
                 finish = e.programs[key] = Finish(t, key[0], key[1])
-            buffers = finish.program.run(t.values, t.scalars, [cell.holders() for cell in t.written])
+            program = finish.program
+            buffers = program.prepare(t.values, t.scalars, [cell.holders() for cell in t.written])
+            commit(finish, live, buffers, t.written, finish.tape(t, buffers), t.close)
     except BaseException:
-        t.failed = let_be_computed(t)
+        if t.entry is e:
+            t.failed = let_be_computed(t)
         raise
     if events.observers:
-        events.tell(events.Flush(finish.program, built, len(e.path())))
-    tape = finish.tape(t, buffers)
-    for h, buffer, node in zip(live, buffers, finish.nodes):  # noqa: B905 - more buffers: cells and the tape's
-        h._value = buffer
-        if h._aval.tracked and h._origin is None:
-            h._origin, h._node = tape(node), node
-    for (cell, _), buffer in zip(written, buffers[len(live) :]):  # noqa: B905
-        cell.version += 1
-        for h in cell.live():
+        events.tell(events.Flush(program, built, len(e.path())))
+
+
+def commit(
+    finish: Finish,
+    live: Sequence[Handle],
+    buffers: Sequence[Buffer],
+    written: Iterable[Cell],
+    tape: Callable[[Node], Any],
+    end: Callable[[], None],
+) -> None:
+    """Launch what was prepared: `live` handles get the first buffers, `written` cells the next. The books are written
+    first, so that the launch, one call that does or does not come to its end, decides for all. `end` may run twice."""
+    cells = [(h, h._value, h._slot, buffer) for c, buffer in zip(written, buffers[len(live) :]) for h in c.live()]  # noqa: B905
+    origins = [h._origin for h in live]
+    try:
+        for h, _, _, buffer in cells:
             h._value, h._slot = buffer, -1
-    t.reset()
+        for h, buffer, node in zip(live, buffers, finish.nodes):  # noqa: B905 - more buffers: cells and the tape's
+            h._value = buffer
+            if h._aval.tracked and h._origin is None:
+                h._origin, h._node = tape(node), node
+        finish.program.launch()
+        end()
+    except BaseException:
+        if finish.program.committed():  # it was an interrupt that came too late
+            end()
+        else:
+            for h, value, slot, _ in cells:
+                h._value, h._slot = value, slot
+            for h, origin in zip(live, origins, strict=True):
+                h._value, h._origin = None, origin
+        raise
 
 
 def _defer(t: Trace) -> Deferred:

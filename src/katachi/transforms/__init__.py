@@ -1,1 +1,1 @@
-"""Rewriting nodes to nodes: reverse and forward differentiation (batching comes later)."""
+"""Rewriting nodes to nodes: reverse and forward differentiation, and batching."""

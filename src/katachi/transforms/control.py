@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.control import Body, elements
-from katachi.graph.node import Aval, Node, aval
+from katachi.graph.node import Aval, Node, aval, toposort
 from katachi.graph.primitives import hole, make
 from katachi.transforms.view import View
 
@@ -27,10 +27,22 @@ def _zeros(kind: Any) -> Node:
     return b.full(0, kind.shape, kind.dtype, kind.device)
 
 
+def filled(body: Body, operands: Mapping[Node, Node]) -> list[Node]:
+    """What to hand in for all that a derived body captures: operands for the nodes that stand for them, and what the
+    rules have made of such nodes is made of the operands."""
+    new = dict(operands)
+    for n in toposort(body.captured):
+        if n not in new:
+            inputs = [new[x] for x in n.inputs]
+            changed = any(a is not x for a, x in zip(inputs, n.inputs, strict=True))
+            new[n] = make(n.primitive, *inputs, **n.attrs) if changed else n
+    return [new[n] for n in body.captured]
+
+
 def _operands(body: Body, original: Body, v: View, first: int) -> list[Node]:
     """What a derived body captures: the original's captured values come from the node's inputs, from `first` on."""
-    place = {n: first + i for i, n in enumerate(original.captured)}
-    return [v.x(place[n]) if n in place else n for n in body.captured]
+    used = set(toposort(body.captured))
+    return filled(body, {n: v.x(first + i) for i, n in enumerate(original.captured) if n in used})
 
 
 def _through(body: Body, seeds: dict[Node, Node]) -> dict[Node, Node]:

@@ -24,6 +24,11 @@ def _call(body: Body, params: Sequence[Array], captured: Sequence[Array]) -> lis
     return [env[n] for n in body.outputs]
 
 
+def _own(results: Sequence[Array], operands: Sequence[Array]) -> tuple[Array, ...]:
+    """Results in memory of their own: that of the operands may be overwritten before a bundle is taken apart."""
+    return tuple(r.copy() if any(np.may_share_memory(r, x) for x in operands) else r for r in results)
+
+
 def _scan(*arrays: Array, body: Body, carry: int, length: int, reverse: bool) -> tuple[Array, ...]:
     """carry values, then stacks that are read along their first axis, then what the body captures."""
     sequences = len(body.params) - carry
@@ -35,7 +40,7 @@ def _scan(*arrays: Array, body: Body, carry: int, length: int, reverse: bool) ->
         state = out[:carry]
         for y, value in zip(ys, out[carry:], strict=True):
             y[t] = value
-    return (*state, *ys)
+    return _own((*state, *ys), arrays)
 
 
 def _while(*arrays: Array, condition: Body, body: Body, carry: int) -> tuple[Array, ...]:
@@ -43,14 +48,14 @@ def _while(*arrays: Array, condition: Body, body: Body, carry: int) -> tuple[Arr
     mine, other = np.split(np.arange(carry, len(arrays)), [len(condition.captured)])
     while bool(_call(condition, state, [arrays[i] for i in mine])[0]):
         state = _call(body, state, [arrays[i] for i in other])
-    return tuple(state)
+    return _own(state, arrays)
 
 
 def _cond(which: Array, *arrays: Array, yes: Body, no: Body) -> tuple[Array, ...]:
     n, k = len(yes.params), len(yes.captured)
     if bool(which):
-        return tuple(_call(yes, arrays[:n], arrays[n : n + k]))
-    return tuple(_call(no, arrays[:n], arrays[n + k :]))
+        return _own(_call(yes, arrays[:n], arrays[n : n + k]), arrays)
+    return _own(_call(no, arrays[:n], arrays[n + k :]), arrays)
 
 
 def _element(bundle: tuple[Array, ...], *, index: int, shape: Any, dtype: Any) -> Array:
@@ -58,7 +63,7 @@ def _element(bundle: tuple[Array, ...], *, index: int, shape: Any, dtype: Any) -
 
 
 def _custom_call(*arrays: Array, function: Callable[..., Any], shape: Any, dtype: Any) -> Array:
-    views = [a.view() for a in arrays]
+    views = [np.asarray(a).view() for a in arrays]
     for v in views:
         v.flags.writeable = False  # values never change, whatever the function tries
     out = np.asarray(function(*views))
