@@ -18,6 +18,10 @@ check: .venv/installed
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest tests/peers
 
+# Against torch and JAX, a table: bench/README.md. `make bench ROWS="gpt chain"` measures these rows again.
+bench: .venv-bench/installed
+	.venv-bench/bin/python -m bench $(ROWS)
+
 # Written for every platform and Python: each file of each release stands in it with its hash. The build backend is in it too.
 lock:
 	$(PYTHON) -m venv .venv-lock
@@ -26,12 +30,13 @@ lock:
 		--universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 		--custom-compile-command "make lock" --output-file requirements.lock
 
-.venv/installed .venv-peers/installed: requirements.lock pyproject.toml
+.venv/installed .venv-peers/installed .venv-bench/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "katachi needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(@D)
-	$(if $(findstring peers,$@),$(@D)/bin/pip install --quiet torch==2.13.0)
+	$(if $(filter .venv-peers/% .venv-bench/%,$@),$(@D)/bin/pip install --quiet torch==2.13.0)
 	$(@D)/bin/pip install --quiet --require-hashes -r requirements.lock
 	$(@D)/bin/pip install --quiet --no-build-isolation --no-deps -e .
+	$(if $(findstring bench,$@),$(@D)/bin/pip install --quiet --no-build-isolation -e '.[bench]')
 	@touch $@
 
-.PHONY: demo test check test-peers lock
+.PHONY: demo test check test-peers bench lock
