@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from katachi.devices.reference.attention import ATTENTION
 from katachi.graph.dtypes import bool_, float64, int64
 from katachi.graph.primitives import BITWISE, DIRECTIONS, MARKS
 from katachi.graph.sizes import window_count
@@ -355,3 +356,22 @@ def _gather(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     rest = tuple(n for i, n in enumerate(shape) if i >= batch and i not in axes)
     update = normal(rng, (*shape[:batch], *positions, *rest))
     return Sample([*inputs, update], attrs | {"combine": draw(st.sampled_from(["add", "set"]))})
+
+
+@strategy("attention", "attention_logsumexp", "attention_gradient")
+def _attention(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
+    lead, (t, s, e, f) = draw(shapes(most=2)), draw(st.tuples(SIZES, SIZES, SIZES, SIZES))
+    q, k, v = normal(rng, (*lead, t, e)), normal(rng, (*lead, s, e)), normal(rng, (*lead, s, f))
+    mask = [rng.random((*lead, t, s)) < 0.7] if draw(st.booleans()) else []
+    how = {"scale": draw(st.sampled_from([1.0, 0.3])), "causal": draw(st.booleans())}
+    if name == "attention_logsumexp":
+        for may_look in mask:
+            may_look[..., :1] = True  # nothing to look at: -inf, which has no difference quotient
+        assume(s or 0 in (*lead, t))
+        return Sample([q, k, *mask], how)
+    logsumexp = ATTENTION["attention_logsumexp"](q, k, *mask, **how)
+    if name == "attention":
+        return Sample([q, k, v, logsumexp, *mask], how)
+    out = ATTENTION["attention"](q, k, v, logsumexp, *mask, **how)
+    g = normal(rng, (*lead, t, f))
+    return Sample([q, k, v, logsumexp, out, g, *mask], how | {"of": draw(st.integers(0, 2))})

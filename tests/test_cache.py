@@ -18,12 +18,15 @@ print(engine().compiled, engine().loaded)
 """
 
 
-def run(folder, wait=True):
+def run(folder):
+    return finish(begin(folder))
+
+
+def begin(folder):
     environment = {**os.environ, "KATACHI_CACHE": str(folder)}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    return finish(process) if wait else process
 
 
 def finish(process):
@@ -72,7 +75,7 @@ def test_a_folder_that_cannot_be(tmp_path):
 
 
 def test_several_processes_at_once(tmp_path):
-    together = [run(tmp_path, wait=False) for _ in range(4)]
+    together = [begin(tmp_path) for _ in range(4)]
     assert len({finish(p)[0] for p in together}) == 1
     assert run(tmp_path)[1] == 0
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".new-")]

@@ -270,6 +270,14 @@ def test_modules_that_change():
     assert len({repr(f(x).tolist()) for _ in range(6)}) > 1
 
 
+def test_a_module_that_moves():
+    model = nn.Linear(2, 1)
+    f = kt.compile(lambda x: model(x))
+    for name in ("reference", "cpu", "reference"):
+        model.to(name)
+        assert f(kt.ones((1, 2)).to(name)).device == name
+
+
 def test_an_optimiser_that_changes():
     def make(wrap):
         model = classifier().eval()

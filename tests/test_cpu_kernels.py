@@ -90,7 +90,7 @@ def compiled(outputs: Sequence[Node], feeds: Feeds) -> list[Array]:
         for node in group.outputs:
             place(node, None)
     table = np.array([view.ctypes.data if view.size else 8 for _, view in blocks], np.int64)
-    load(groups, index)(table.ctypes.data)
+    load(groups, index, len(groups))(table.ctypes.data)
     for (block, view), node in zip(blocks, index, strict=True):
         start = view.ctypes.data - block.ctypes.data if view.size else 0
         assert (block[:start] == 0xA5).all() and (block[start + view.nbytes :] == 0xA5).all(), f"{node} written outside"

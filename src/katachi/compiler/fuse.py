@@ -8,15 +8,18 @@ one. Only the pattern of axes decides, and which of them have size one: never an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node
+from katachi.kernels import attention, convolution, matmul
 from katachi.kernels.lower import INDEX, Indices, ones_apart
 from katachi.kernels.matmul import base
 from katachi.kernels.nest import REDUCING, depths, reduced, without_ones
 
-DEAR = frozenset(("exponential", "tanh", "erf", "log", "power", "logistic", "sine", "cosine", "rng_bits"))
+WINDOWED = ("reduce_window", "reduce_window_gradient", "convolution")  # read elements of their operands many times
+DEAR = frozenset(("exponential", "tanh", "erf", "log", "power", "logistic", "sine", "cosine", "rng_bits", *WINDOWED))
 _MANY = 12  # nodes: a longer cheap chain with several readers is stored
 _MOST_NODES, _MOST_BUFFERS = 120, 24  # of a group, so that a kernel compiles quickly
 
@@ -25,7 +28,7 @@ _MOST_NODES, _MOST_BUFFERS = 120, 24  # of a group, so that a kernel compiles qu
 class Group:
     """Nodes that are computed together."""
 
-    kind: str  # "loops", "matmul" or "reference"
+    kind: str  # "loops", "matmul", "convolution", "attention" or "reference"
     nodes: tuple[Node, ...]
     inputs: tuple[Node, ...]  # values in memory that it reads
     outputs: tuple[Node, ...]  # values in memory that it writes
@@ -65,7 +68,7 @@ def _labels(node: Node, operand: int, at: Labels) -> Labels:
             None if n == 1 else at[terms[0][0]] if start == 0 and len(terms) == 1 and terms[0][1] == 1 else -1
             for n, (start, terms) in zip(x.shape, index, strict=True)
         )
-    if kind in ("pad", "concatenate", "gather", "scatter", "rng_bits"):
+    if kind in ("pad", "concatenate", "gather", "scatter", "rng_bits", *WINDOWED):
         return unknown
     return at
 
@@ -90,12 +93,17 @@ def fuse(nodes: list[Node], outputs: Sequence[Node], lowerable: Callable[[Node],
     roots, single = _roots(nodes, outputs, lowerable)
     groups: list[_Open] = []
     group_of: dict[Node, int] = {}
+    families: dict[object, int] = {}  # the group of each family of attention
     for node in nodes:
         if node not in roots:
             continue
         closure, reads = _closure(node, roots)
         after = max((group_of[r] for r, _ in reads if r in group_of), default=-1)
         spot = None if node in single else _join(groups, group_of, node, closure, reads, after)
+        if single.get(node) == "attention":
+            spot = families.get(attention.family(node))
+            if spot is None or spot <= after or attention.result(node) in map(attention.result, groups[spot].roots):
+                spot, families[attention.family(node)] = None, len(groups)
         if spot is None:
             kind = single.get(node, "loops")
             is_reduction = node.primitive in REDUCING and kind == "loops"
@@ -114,46 +122,88 @@ def fuse(nodes: list[Node], outputs: Sequence[Node], lowerable: Callable[[Node],
     return _close(nodes, outputs, groups, group_of)
 
 
+def _seen_through(nodes: list[Node], outputs: Sequence[Node]) -> set[Node]:
+    """What nobody reads but convolutions of the template, and what these see through: they divide up merged axes."""
+    through: set[Node] = set()
+    others = set(outputs)
+    for node in reversed(nodes):
+        template = node.primitive == "convolution" and convolution.suits(node)
+        if template or (node in through and node not in others and node.primitive in INDEX):
+            through.update(node.inputs)
+        else:
+            others.update(node.inputs)
+    return through - others
+
+
 def _roots(
     nodes: list[Node], outputs: Sequence[Node], lowerable: Callable[[Node], bool]
 ) -> tuple[set[Node], dict[Node, str]]:
-    """What must be a root, and the kinds of those that are groups of their own."""
+    """The roots, and the kinds of those that are groups of their own."""
     readers: dict[Node, int] = {}
     single: dict[Node, str] = {}
     roots = {n for n in outputs if n.primitive != "input"}
+    chosen: set[Node] = set()  # roots that could as well be computed again
     for node in nodes:
         for x in node.inputs:
             readers[x] = readers.get(x, 0) + 1
+    through = _seen_through(nodes, outputs)
     size: dict[Node, int] = {}  # of the expression that a reader would repeat
     dear: set[Node] = set()  # expressions that are slow to repeat; numbers are not: they are computed before all loops
     for node in nodes:
         kind = node.primitive
-        if kind == "input" or kind == "constant":
+        if kind == "input" or (kind == "constant" and lowerable(node)):
             size[node] = 0
             continue
+        demanded: list[Node] = []
         if not lowerable(node):
             single[node] = "reference"
-            roots.update(x for x in node.inputs if x.primitive != "input")
+            demanded = list(node.inputs)
         elif kind == "dot_general":
             single[node] = "matmul"
-            roots.update(x for x in map(base, node.inputs) if x.primitive != "input")
-        elif (_flat_reshape(node) and node.inputs[0].primitive not in ("input", "constant")) or (
-            _expands(node) and node.inputs[0] in dear
-        ):
-            roots.add(node.inputs[0])
+            demanded = [base(x) for x in node.inputs]
+        elif kind == "convolution" and convolution.suits(node):
+            single[node] = "convolution"
+            demanded = list(convolution.bases(node))
+        elif kind in FIRST_MASK:
+            single[node] = "attention"
+            demanded = list(attention.bases(node))
+        elif kind in WINDOWED:
+            demanded = [x for x in map(base, node.inputs) if x.primitive != "constant"]
+        elif (
+            _flat_reshape(node) and node not in through and node.inputs[0].primitive not in ("input", "constant")
+        ) or (_expands(node) and node.inputs[0] in dear):
+            demanded = [node.inputs[0]]
+        demanded = [x for x in demanded if x.primitive != "input"]
+        roots.update(demanded)
+        chosen.difference_update(demanded)
         size[node] = 1 + sum(size[x] for x in node.inputs if x not in roots)
         if without_ones(node.shape) and (kind in DEAR or any(x in dear and x not in roots for x in node.inputs)):
             dear.add(node)
-        if (
-            node in single
-            or kind in REDUCING
-            or (readers.get(node, 0) > 1 and (node in dear or size[node] > _MANY))
-            or size[node] > _MOST_NODES
-        ):
+        if node in single or kind in REDUCING or size[node] > _MOST_NODES:
+            roots.add(node)
+        elif readers.get(node, 0) > 1 and (node in dear or size[node] > _MANY) and node not in roots:
+            chosen.add(node)
             roots.add(node)
         if node in roots:
             size[node] = 0
-    return roots, single
+    return roots - _computed_again(nodes, roots, chosen), single
+
+
+def _computed_again(nodes: list[Node], roots: set[Node], chosen: set[Node]) -> set[Node]:
+    """Those of `chosen` that all who read them can compute from what they read anyway: that costs some arithmetic and
+    saves writing the value, reading it, and its memory, which a backward pass would hold for long."""
+    reads = {r: {x for x, _ in _closure(r, roots)[1]} for r in roots}
+    readers: dict[Node, list[Node]] = {}
+    for r, xs in reads.items():
+        for x in xs:
+            readers.setdefault(x, []).append(r)
+    again: set[Node] = set()
+    for x in nodes:
+        if x in chosen and all(reads[x] <= reads[r] for r in readers.get(x, ())):
+            again.add(x)
+            for r in readers.get(x, ()):
+                reads[r].discard(x)
+    return again
 
 
 def _closure(root: Node, roots: set[Node]) -> tuple[set[Node], set[tuple[Node, Labels]]]:
@@ -174,11 +224,19 @@ def _closure(root: Node, roots: set[Node]) -> tuple[set[Node], set[tuple[Node, L
     start: Labels = tuple(None if n == 1 else next(numbers) for n in shape)
     if root.primitive in REDUCING:
         stack.append((root.inputs[0], start))
-    elif root.primitive == "dot_general":
-        stack.extend((x, tuple(-1 for _ in x.shape)) for x in root.inputs)
+    elif root.primitive in ("dot_general", "convolution"):
+        # a product reads what its operands are views of, even where such a view is in memory as well
+        product = root.primitive == "dot_general"
+        if not (matmul.suits(root) if product else convolution.suits(root)):
+            operands_read: Iterable[Node] = root.inputs  # of a reference step, or of loops
+        else:
+            operands_read = map(base, root.inputs) if product else convolution.bases(root)
+        stack.extend((x, tuple(-1 for _ in x.shape)) for x in operands_read)
     else:
         operands(root, start)
     nodes = {root}
+    if root.primitive in FIRST_MASK:
+        return nodes, {(x, (-1,) * len(without_ones(x.shape))) for x in attention.bases(root)}
     while stack:
         node, at = stack.pop()
         if (node, at) in seen:
@@ -271,6 +329,8 @@ def _close(nodes: list[Node], outputs: Sequence[Node], groups: list[_Open], grou
     closed = []
     for i, g in enumerate(groups):
         own = [r for r in g.roots if r in needed]
+        if not own:  # a logsumexp that no gradient asks for
+            continue
         inputs = tuple(sorted((r for r in g.reads if group_of.get(r) != i), key=order.__getitem__))
         if g.kind == "reference":
             inputs = tuple(dict.fromkeys(g.roots[0].inputs))

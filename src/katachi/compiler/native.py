@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from sys import getrefcount
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,13 +15,21 @@ from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Step, Stub, last_uses, located, nbytes
 from katachi.devices.memory import Buffer, Usage, allocate, arena
 from katachi.errors import IndexBoundsError
+from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node, toposort
+from katachi.graph.sizes import count
 from katachi.kernels.lower import lowerable
+
+if TYPE_CHECKING:
+    from katachi.devices.cpu.launch import Launch
 
 FORMATS: dict[str, Any] = {
     "float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?",
 }  # fmt: skip
 CELL = 8  # bytes a host number has in memory
+
+
+BESIDE = 0.1  # seconds: a longer program runs in a thread of its own, so that Ctrl-C is heard
 
 
 class Place(NamedTuple):
@@ -80,7 +89,10 @@ class NativeProgram:
         self.arena_base = 0
         self._lay_out_numbers([n for n in leaves if n.attrs["scalar"]], index)
         before = engine().compiled
-        self.stretches = self._load(groups, index)
+        self.given: dict[int, Buffer] = {}  # while a run is prepared
+        self.stretches = self._load(groups, index, in_place)
+        self.last = self.stretches[-1] if self.stretches and not isinstance(self.stretches[-1], Step) else None
+        self.long = _seconds(groups) > BESIDE
         self.kernels_compiled = engine().compiled - before
 
     def _lay_out_numbers(self, leaves: list[Node], index: dict[Node, int]) -> None:
@@ -95,10 +107,10 @@ class NativeProgram:
             self.numbers.append((target, n.attrs["slot"], array))
             self.number_arrays.append((index[n], array.reshape(())))
 
-    def _load(self, groups: list[Group], index: dict[Node, int]) -> list[Callable[[int], None] | Step]:
+    def _load(self, groups: list[Group], index: dict[Node, int], in_place: set[Node]) -> list[Launch | Step]:
         from katachi.devices.cpu.launch import load
 
-        stretches: list[Callable[[int], None] | Step] = []
+        stretches: list[Launch | Step] = []
         run: list[Group] = []
         places: dict[int, Place] = {}
         for group in [*groups, None]:
@@ -106,7 +118,8 @@ class NativeProgram:
                 run.append(group)
                 continue
             if run:
-                stretches.append(load(run, index))
+                firm = next((i for i, g in enumerate(run) if in_place.intersection(g.outputs)), len(run))
+                stretches.append(load(run, index, firm))
                 run = []
             if group is not None:
                 (node,) = group.nodes
@@ -125,8 +138,14 @@ class NativeProgram:
             text += f"; on the reference device, for want of a lowering: {', '.join(sorted(set(self.reference_steps)))}"
         return text
 
-    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
-        """The outputs' buffers; raises what computing raises, with the user's line added.
+    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
+        """The outputs' buffers; raises what computing raises, with the user's line added."""
+        buffers = self.prepare(inputs, numbers)
+        self.launch()
+        return buffers
+
+    def prepare(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
+        """The outputs' buffers, which `launch` will fill.
 
         `holders` says for each replaced value how many handles hold the old one. If nothing else does, the new one
         takes its memory."""
@@ -159,19 +178,20 @@ class NativeProgram:
             given[row] = allocate(n.shape, n.dtype.numpy)
             given[row].array[...] = n.attrs["value"]
         Usage.running(self.plan.arena)
-        if not Stub.active:
-            self._launch(given)
+        self.given, self.done = given, False
+        if self.last is not None:
+            self.last.status[3] = 0
         return [given[row] if row in given else self._number(row) for row in self.results]
 
-    def _number(self, row: int) -> Buffer:
-        """A host number that is a result."""
-        array = dict(self.number_arrays)[row]
-        buffer = allocate((), array.dtype)
-        buffer.array[...] = array
-        return buffer
-
-    def _launch(self, given: dict[int, Buffer]) -> None:
+    def launch(self) -> None:
+        """Compute what was prepared. Raises what computing raises, with the user's line added; no cell's memory has
+        changed then, unless `committed()`, as when Ctrl-C comes too late."""
+        given, self.given = self.given, {}
+        if Stub.active:
+            self.done = True
+            return
         env: list[Any] = self._arrays(given) if self.places else []
+        main = self.long and threading.current_thread() is threading.main_thread()
         for part in self.stretches:
             if isinstance(part, Step):
                 with np.errstate(all="ignore"):
@@ -182,9 +202,24 @@ class NativeProgram:
                         np.copyto(env[part.writes], out)
                 continue
             try:
-                part(self.address)
+                if main:
+                    part.beside(self.address)
+                else:
+                    part(self.address)
             except IndexBoundsError as error:
                 raise located(error, getattr(error, "node", None)) from None
+        self.done = True
+
+    def committed(self) -> bool:
+        """Whether the last launch came to its end, even if something was raised afterwards."""
+        return self.done or (self.last is not None and self.last.whole())
+
+    def _number(self, row: int) -> Buffer:
+        """A host number that is a result."""
+        array = dict(self.number_arrays)[row]
+        buffer = allocate((), array.dtype)
+        buffer.array[...] = array
+        return buffer
 
     def _arrays(self, given: dict[int, Buffer]) -> list[Any]:
         """The values that reference steps touch, as arrays."""
@@ -197,3 +232,19 @@ class NativeProgram:
         for row, array in self.number_arrays:
             env[row] = array
         return env
+
+
+def _seconds(groups: Sequence[Group]) -> float:
+    """Roughly, and rather too much: how long the groups take on a slow machine."""
+    moved = sum(nbytes(n) for g in groups for n in (*g.inputs, *g.outputs))
+    return sum(_operations(n) for g in groups if g.kind != "loops" for n in g.outputs) / 5e10 + moved / 5e9
+
+
+def _operations(node: Node) -> float:
+    """Of a matrix product, a convolution or attention."""
+    if node.primitive in FIRST_MASK:
+        return 4.0 * count(node.inputs[0].shape) * node.inputs[1].shape[-2]
+    if node.primitive == "dot_general":
+        axes, _ = node.attrs["contract"]
+        return 2.0 * count(node.shape) * count(tuple(node.inputs[0].shape[i] for i in axes))
+    return 2.0 * count(node.shape) * count(node.inputs[1].shape[1:]) if len(node.inputs) > 1 else 0.0

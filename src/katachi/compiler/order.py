@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from katachi.compiler.fuse import Group
+from katachi.compiler.steps import nbytes
 from katachi.graph.node import Node
 
 MAY_FAIL = frozenset(("gather", "scatter"))  # their indices are checked while the program runs
@@ -43,9 +44,16 @@ def overwriting(groups: Sequence[Group], replaced: Mapping[Node, Node | None]) -
         order = _sorted(before, writers)
         if len(order) == len(groups):
             return [groups[i] for i in order], {n for news in writers.values() for n in news}
-        # what is left waits in a circle: its members give up
-        stuck = set(range(len(groups))) - set(order)
-        writers = {i: news for i, news in writers.items() if i not in stuck}
+        # what is left waits for a circle: in it, the one that writes least gives up
+        circle = _circle(before, set(range(len(groups))) - set(order))
+        del writers[min(circle & set(writers), key=lambda i: (sum(map(nbytes, writers[i])), i))]
+
+
+def _circle(before: Sequence[set[int]], stuck: set[int]) -> set[int]:
+    """Those of `stuck` that others of them wait for, and that wait themselves."""
+    while ends := stuck - {j for i in stuck for j in before[i]}:
+        stuck = stuck - ends
+    return stuck
 
 
 def _sorted(before: Sequence[set[int]], soon: Mapping[int, object]) -> list[int]:

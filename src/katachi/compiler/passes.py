@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from katachi.graph.attention import FIRST_MASK, composed
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import MARKS, RULES
+from katachi.kernels import attention
 
 Outputs = Sequence[Node]
 
@@ -54,7 +56,24 @@ def lift_barriers(outputs: Outputs) -> list[Node]:
     return _rewrite(outputs, lambda n: n.inputs[0] if n.primitive == "optimization_barrier" else n)
 
 
+def compose_attention(outputs: Outputs) -> list[Node]:
+    """Attention that the device has no kernel for, as nodes it has kernels for."""
+    new: dict[Node, Node] = {}
+    later = False  # whether serial numbers have to start anew, for what is made here comes before the nodes behind it
+    for node in toposort(list(outputs)):
+        inputs = tuple(new[x] for x in node.inputs)
+        if node.primitive in FIRST_MASK and node.device != "reference" and not attention.suits(node):
+            new[node], later = composed(node.primitive, inputs, node.attrs), True
+        elif later and inputs:
+            new[node] = Node(node.primitive, inputs, node.attrs, node.aval)
+            new[node].site, new[node].group = node.site, node.group
+        else:
+            new[node] = node
+    return [new[n] for n in outputs]
+
+
 PASSES: list[tuple[str, Callable[[Outputs], list[Node]]]] = [
+    ("compose attention", compose_attention),
     ("forget marks", forget_marks),
     ("merge equal nodes", merge),
     ("lift barriers", lift_barriers),

@@ -29,7 +29,11 @@ class ReferenceProgram:
         self.uses = [(row[n], n.attrs["slot"]) for n in leaves if not n.attrs["scalar"]]
         self.numbers = [(row[n], n.attrs["slot"], n.dtype.numpy) for n in leaves if n.attrs["scalar"]]
         self.rows, self.results = len(nodes), [row[n] for n in outputs]
-        self.kinds = [(n.shape, n.dtype.numpy) for n in outputs]
+        self.kinds = [(row[n], (n.shape, n.dtype.numpy)) for n in dict.fromkeys(outputs)]
+        self.inputs: Sequence[Buffer] = ()  # while a run is prepared
+        self.given: Sequence[float] = ()
+        self.made: dict[int, Buffer] = {}
+        self.done = False
         work = [n for n in nodes if n.primitive != "input"]
         keep = set(self.results)
         reads, made = [[row[x] for x in n.inputs] for n in work], [[row[n]] for n in work]
@@ -43,30 +47,46 @@ class ReferenceProgram:
     def summary(self) -> str:
         return f"{len(self.steps)} steps on the reference device"
 
-    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
-        """The outputs' buffers, all new; raises what a primitive raises, with the user's line added."""
-        if Stub.active:
-            return [allocate(shape, dtype) for shape, dtype in self.kinds]
-        Usage.running(self.plan.bytes)
-        env: list[Any] = [None] * self.rows
-        for row, k in self.uses:
-            env[row] = inputs[k].array
-        with np.errstate(all="ignore"):
-            for row, k, dtype in self.numbers:
-                env[row] = np.asarray(numbers[k]).astype(dtype)
-            for step in self.steps:
-                # always contiguous, so the order of NumPy's sums cannot depend on what ran in which program
-                out = step.run(env)
-                bundle = isinstance(out, tuple)  # the results of control flow, which `element` takes apart
-                env[step.writes] = out if bundle else np.ascontiguousarray(out).reshape(step.node.shape)
-                for row in step.dead:
-                    env[row] = None
+    def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
+        """The outputs' buffers; raises what a primitive raises, with the user's line added."""
+        buffers = self.prepare(inputs, numbers)
+        self.launch()
+        return buffers
+
+    def prepare(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
+        """The outputs' buffers, which `launch` will fill: all new, but for inputs that are outputs."""
         given = {row: inputs[k] for row, k in self.uses}
-        for row in dict.fromkeys(self.results):
-            if row not in given:
-                array = env[row]
-                given[row] = Buffer(array if array.base is None else array.copy())
+        self.made = {row: allocate(*kind) for row, kind in self.kinds if row not in given}
+        given.update(self.made)
+        self.inputs, self.given, self.done = inputs, numbers, False
         return [given[row] for row in self.results]
+
+    def launch(self) -> None:
+        """Compute what was prepared; raises what a primitive raises, with the user's line added."""
+        inputs, numbers, made = self.inputs, self.given, self.made
+        self.inputs, self.given, self.made = (), (), {}
+        if not Stub.active:
+            Usage.running(self.plan.arena)
+            env: list[Any] = [None] * self.rows
+            for row, k in self.uses:
+                env[row] = inputs[k].array
+            with np.errstate(all="ignore"):
+                for row, k, dtype in self.numbers:
+                    env[row] = np.asarray(numbers[k]).astype(dtype)
+                for step in self.steps:
+                    # always contiguous, so the order of NumPy's sums cannot depend on what ran in which program
+                    out = step.run(env)
+                    bundle = isinstance(out, tuple)  # the results of control flow, which `element` takes apart
+                    env[step.writes] = out if bundle else np.ascontiguousarray(out).reshape(step.node.shape)
+                    for row in step.dead:
+                        env[row] = None
+            for row, buffer in made.items():
+                buffer.array[...] = env[row]
+        self.done = True
+
+    def committed(self) -> bool:
+        """Whether the last launch came to its end, even if something was raised afterwards."""
+        return self.done
 
 
 def build(outputs: Sequence[Node], replaces: Mapping[int, int] | None = None) -> ReferenceProgram | NativeProgram:

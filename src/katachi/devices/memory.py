@@ -45,8 +45,10 @@ class Buffer:
 
     def __del__(self) -> None:
         global _kept
+        block = getattr(self, "_block", None)
+        if not hasattr(self, "address"):  # Ctrl-C came while it was being made
+            return
         Usage.live -= self.array.nbytes
-        block = self._block
         if block is not None and not self.pinned and _kept + block.nbytes <= _KEEP_BYTES:
             _free.setdefault(block.nbytes, []).append(block)
             _kept += block.nbytes

@@ -252,7 +252,7 @@ class Builder:
     def place(self, scalar: str, base: Value, index: Operand) -> Value:
         index = index if isinstance(index, Value) else self.const("i64", index)
         memory = "i8" if scalar == "i1" else scalar
-        return self.op("ptr", index.lanes, f"getelementptr {memory}, {base.typed}, {index.typed}")
+        return self.op("ptr", max(base.lanes, index.lanes), f"getelementptr {memory}, {base.typed}, {index.typed}")
 
     def load(self, scalar: str, at: Value, lanes: int = 1, mask: Value | None = None) -> Value:
         """`lanes` values from a pointer on, or one from each of several pointers. A bool is a byte. Lanes that `mask`

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from katachi.graph.attention import FIRST_MASK
 from katachi.graph.dtypes import DType
 from katachi.graph.node import Node
 from katachi.graph.primitives import REDUCTIONS
@@ -335,6 +336,13 @@ def _scatter(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     return new if hit is None else lo.emit("select", node.dtype.name, hit, new, old)
 
 
+@_rule("reduce_window", "reduce_window_gradient", "convolution")
+def _windowed(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
+    from katachi.kernels.windows import WINDOWED
+
+    return WINDOWED[node.primitive](lo, node, at, mask)
+
+
 def _no_rule(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     raise AssertionError(f"{node} must begin a group, not stand inside one")
 
@@ -347,10 +355,18 @@ def lowerable(node: Node) -> bool:
     kinds = (node.dtype.name, *(x.dtype.name for x in node.inputs))
     if not DTYPES.issuperset(kinds):
         return False
+    if node.primitive in FIRST_MASK:
+        from katachi.kernels import attention
+
+        return attention.suits(node)
     if node.primitive == "dot_general":
         from katachi.kernels.matmul import suits
 
         return suits(node)
+    if node.primitive in ("reduce_window", "reduce_window_gradient", "convolution"):
+        from katachi.kernels import convolution, windows
+
+        return windows.suits(node) or (node.primitive == "convolution" and convolution.suits(node))
     if node.primitive == "power":
         return node.dtype.is_floating
     if node.primitive == "pad":

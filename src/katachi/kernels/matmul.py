@@ -62,7 +62,7 @@ def _flat(node: Node, at: tuple[Index, ...]) -> Index:
     return combine(*zip(strides(node.shape), at, strict=True))
 
 
-def _melt(loops: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def melt(loops: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Loops (size, steps...), outermost first, with neighbours made one where all steps agree."""
     out: list[tuple[int, ...]] = []
     for size, *steps in loops:
@@ -98,10 +98,10 @@ def analyse(node: Node) -> Problem | None:
     left, right = dict(a_terms), dict(b_terms)
     steps = strides(node.shape)
     batch: list[tuple[int, ...]] = [(a.shape[x], left.get(i, 0), right.get(i, 0), steps[i]) for i, x in enumerate(ab)]
-    k = _melt([(a.shape[x], left.get(variables["a", x], 0), right.get(variables["a", x], 0)) for x in ak])
-    m = _melt([(a.shape[x], left.get(variables["a", x], 0), steps[len(ab) + i]) for i, x in enumerate(am)])
-    n = _melt([(b.shape[x], right.get(variables["b", x], 0), steps[len(ab) + len(am) + i]) for i, x in enumerate(bn)])
-    outer = _melt(batch + [(s, x, 0, z) for s, x, z in m[:-1]] + [(s, 0, y, z) for s, y, z in n[:-1]])
+    k = melt([(a.shape[x], left.get(variables["a", x], 0), right.get(variables["a", x], 0)) for x in ak])
+    m = melt([(a.shape[x], left.get(variables["a", x], 0), steps[len(ab) + i]) for i, x in enumerate(am)])
+    n = melt([(b.shape[x], right.get(variables["b", x], 0), steps[len(ab) + len(am) + i]) for i, x in enumerate(bn)])
+    outer = melt(batch + [(s, x, 0, z) for s, x, z in m[:-1]] + [(s, 0, y, z) for s, y, z in n[:-1]])
     if len(k) > 1 or len(outer) > OUTER:
         return None
     one = (1, 0, 0)
@@ -124,7 +124,7 @@ def suits(node: Node) -> bool:
 _scratch = np.empty(0, np.uint8)
 
 
-def _scratch_of(size: int) -> np.ndarray[Any, Any]:
+def scratch_of(size: int) -> np.ndarray[Any, Any]:
     """Memory for packed panels, shared by all programs: one runs at a time."""
     global _scratch
     if _scratch.nbytes < size + 64:
@@ -182,7 +182,7 @@ def lower_matmul(
     panels, moving = -(-n // width), any(b for _, _, b, _ in p.outer)
     copies = repeats if moving else 1
     each = panels * width * k
-    memory = _scratch_of(copies * each * itemsize)
+    memory = scratch_of(copies * each * itemsize)
     address = memory.__array_interface__["data"][0]
     pack = {**common, "panel": address + -address % 64}
     if not moving:
@@ -210,7 +210,7 @@ def write_product(product: Product, name: str, target: Target, declared: set[str
     if product.part == "pack":
         _write_pack(b, v, scalar, lanes, nv)
         return b.text()
-    micros = [_write_micro(f"{name}.tile{i}", scalar, lanes, mr, i, declared) for i in range(1, nv + 1)]
+    micros = [write_micro(f"{name}.tile{i}", scalar, lanes, mr, i, declared) for i in range(1, nv + 1)]
     _write_multiply(b, v, name, scalar, lanes, mr, nv)
     return "\n".join([*micros, b.text()])
 
@@ -277,7 +277,7 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
     b.do("ret void")
 
 
-def _write_micro(name: str, scalar: str, lanes: int, mr: int, nv: int, declared: set[str]) -> str:
+def write_micro(name: str, scalar: str, lanes: int, mr: int, nv: int, declared: set[str]) -> str:
     """c[mr, nv * lanes] = (c if `add` is not zero) + a @ b."""
     arguments = "ptr %a, i64 %ars, i64 %acs, ptr %b, i64 %brs, ptr %c, i64 %ldc, i64 %k, i64 %m, i64 %n, i64 %add"
     b = Builder(f"define internal void @{name}({arguments}) noinline", declared)
@@ -329,7 +329,7 @@ def _write_micro(name: str, scalar: str, lanes: int, mr: int, nv: int, declared:
     return b.text()
 
 
-def _transposed(b: Builder, rows: list[Value]) -> list[Value]:
+def transposed(b: Builder, rows: list[Value]) -> list[Value]:
     """A square of vectors, rows for columns: log2 rounds of interleaving."""
     if len(rows) == 1:
         return rows
@@ -337,7 +337,7 @@ def _transposed(b: Builder, rows: list[Value]) -> list[Value]:
     low = [x for i in range(n // 2) for x in (i, n + i)]
     high = [x + n // 2 for x in low]
     out = []
-    for even, odd in zip(_transposed(b, rows[0::2]), _transposed(b, rows[1::2]), strict=True):
+    for even, odd in zip(transposed(b, rows[0::2]), transposed(b, rows[1::2]), strict=True):
         out += [b.shuffle(even, odd, low), b.shuffle(even, odd, high)]
     return out
 
@@ -371,7 +371,7 @@ def _write_pack(b: Builder, v: dict[str, Value], scalar: str, lanes: int, nv: in
                 inside = column < columns  # others repeat column 0 and become zero
                 at = b.place(scalar, source, b.select(inside, column, zero) * v["bcs"] + p)
                 rows.append(b.select(inside, b.load(scalar, at, lanes), 0.0))
-            for i, row in enumerate(_transposed(b, rows)):
+            for i, row in enumerate(transposed(b, rows)):
                 b.store(row, b.place(scalar, target, (p + i) * width + j))
         gathered(whole)
 

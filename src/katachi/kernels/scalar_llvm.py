@@ -217,6 +217,14 @@ class _Fold:
         new = self._both(old, args[0])
         into.set(new if mask is None else self.b.select(mask, new, old))
 
+    def again(self, slot: Variable) -> None:
+        """Back to the start."""
+        slot.set(self.b.const(self.scalar, self.first, slot.lanes))
+
+    def fold(self, into: Variable, part: Variable) -> None:
+        """What was accumulated apart joins the rest."""
+        into.set(self._both(into.get(), part.get()))
+
     def read(self, slot: Variable) -> Value:
         return slot.get()
 

@@ -13,6 +13,7 @@ from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
 from katachi.kernels.loops import ACCUMULATIONS, UNIT, Affine, Code
 from katachi.kernels.scalar_llvm import INFINITY, operation, reduction
 
+STRETCH = 128  # steps of an innermost loop whose terms are added up one after another
 SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
 
 
@@ -144,11 +145,36 @@ class _Writer:
                 args = [self.b.splat(self.values[a], self.width) for a in instr.args]
                 reduction(self.b, instr).step(into, args, self.mask)
             return
+        zero, high = self.b.const("i64", 0), self.parameters[loop]
         vector = left == 1 and not self.code.vector_outer
-        self._loop(
-            loop, self.b.const("i64", 0), self.parameters[loop], vector,
-            lambda: self._inner(stage, loop + 1, left - 1, slots, wide),
-        )  # fmt: skip
+        sums = [i for i in self.accumulations[stage] if _rounds(self.code.body[i])]
+        if not sums:
+            self._loop(loop, zero, high, vector, lambda: self._inner(stage, loop + 1, left - 1, slots, wide))
+            return
+        # Sums are added up in parts, a part a loop and a part a stretch of the innermost one, for the error of a sum
+        # grows with the number of terms added to it.
+        parts = [{i: self._part(i, into[i]) for i in sums if i in into} for into in (slots, wide)]
+        inside = [{**into, **part} for into, part in zip((slots, wide), parts, strict=True)]
+
+        def stretch(low: Value, high: Value) -> None:
+            for part in parts:
+                for i, slot in part.items():
+                    reduction(self.b, self.code.body[i]).again(slot)
+            self._loop(loop, low, high, vector, lambda: self._inner(stage, loop + 1, left - 1, *inside))
+            for into, part in zip((slots, wide), parts, strict=True):
+                for i, slot in part.items():
+                    reduction(self.b, self.code.body[i]).fold(into[i], slot)
+
+        if left > 1:
+            stretch(zero, high)
+            return
+        step = STRETCH * (self.lanes if vector else 1)
+        with self.b.loop(zero, high, step) as low:
+            stretch(low, self.b.smin(low + step, high))
+
+    def _part(self, i: int, slot: Any) -> Any:
+        """A place beside `slot` to accumulate in."""
+        return reduction(self.b, self.code.body[i]).start(slot.lanes, None)
 
     def _loop(self, loop: int, low: Value, high: Value, vector: bool, inside: Any) -> None:
         b = self.b
@@ -273,6 +299,10 @@ class _Writer:
                 b.store(seen, b.place("i64", status, 1))
                 b.store(size, b.place("i64", status, 2))
         return inside
+
+
+def _rounds(instr: Any) -> bool:
+    return instr.name == "sum" and SCALARS[instr.dtype] in ("float", "double")
 
 
 def _affine(instr: Any) -> Affine | None:

@@ -9,6 +9,7 @@ from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.transforms import derivatives as d
+from katachi.transforms.attention import ATTENTION_JVP
 from katachi.transforms.control import BUNDLE_JVP
 from katachi.transforms.view import View
 from katachi.transforms.vjp import itself
@@ -161,6 +162,7 @@ JVP: dict[str, Rule] = {
     "reduce_window_gradient": _reduce_window_gradient,
     "gather": _linear,
     "scatter": _scatter,
+    **ATTENTION_JVP,
 }
 
 

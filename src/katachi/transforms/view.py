@@ -10,13 +10,14 @@ from katachi.graph.node import Node
 
 
 class View:
-    __slots__ = ("node", "value")
+    __slots__ = ("node", "shared", "value")
 
     node: Node
     value: Callable[[Node], Node]
+    shared: dict[str, Any]  # what the rules of its inputs have in common
 
     def __init__(self, node: Node, value: Callable[[Node], Node]) -> None:
-        self.node, self.value = node, value
+        self.node, self.value, self.shared = node, value, {}
 
     @property
     def out(self) -> Node:

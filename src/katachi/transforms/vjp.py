@@ -10,6 +10,7 @@ from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import constant, make
 from katachi.graph.site import origin
 from katachi.transforms import derivatives as d
+from katachi.transforms.attention import ATTENTION_VJP
 from katachi.transforms.control import BUNDLE_VJP
 from katachi.transforms.view import View
 
@@ -269,6 +270,7 @@ VJP: dict[str, Sequence[Rule | None]] = {
     "reduce_window_gradient": (None, lambda g, v: d.window_gather(v, g)),
     "gather": (_gather, None),
     "scatter": (_scatter_operand, None, _scatter_update),
+    **ATTENTION_VJP,
 }
 
 

@@ -10,10 +10,16 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from katachi.devices.cpu import cache
+from katachi.kernels.attention import Attend
+from katachi.kernels.convolution import Convolve
 from katachi.kernels.llvm_text import Target
 from katachi.kernels.loops import Code
 from katachi.kernels.matmul import Product, write_product
+from katachi.kernels.winograd import Winograd
+from katachi.kernels.write_attention import write_attention
+from katachi.kernels.write_convolution import write_convolution
 from katachi.kernels.write_llvm import write_kernel
+from katachi.kernels.write_winograd import write_winograd
 
 # Kernels arrive with their vectors and hoisting done, so this little is as fast as -O3 and twice as quick.
 _PASSES = (
@@ -21,7 +27,9 @@ _PASSES = (
     "dead_code_elimination",
 )  # fmt: skip
 
-WRITERS: dict[type, Callable[[Any, str, Target, set[str]], str]] = {Code: write_kernel, Product: write_product}
+WRITERS: dict[type, Callable[[Any, str, Target, set[str]], str]] = {
+    Code: write_kernel, Product: write_product, Convolve: write_convolution, Attend: write_attention, Winograd: write_winograd,
+}  # fmt: skip
 
 
 class Engine:
@@ -39,7 +47,7 @@ class Engine:
         arch = triple.split("-")[0]
         self.target = Target(512 if wide else 256 if features.get("avx2", False) else 128, wide, arch)
         self.compiled = self.loaded = 0
-        self._made_by = (llvmlite.__version__, triple, cpu, features.flatten(), self.target, cache.source_digest())
+        self._made_by = (llvmlite.__version__, triple, cpu, features.flatten(), cache.source_digest())
         self._jit = llvm.create_lljit_compiler(self.machine)
         self._builder = llvm.create_pass_builder(self.machine, llvm.create_pipeline_tuning_options(2))
         self._addresses: dict[Any, int] = {}
@@ -77,7 +85,7 @@ class Engine:
         return self._link([data], names)
 
     def _digest(self, key: Any) -> str:
-        return hashlib.sha256(repr((self._made_by, type(key).__name__, key)).encode()).hexdigest()[:40]
+        return hashlib.sha256(repr((self._made_by, self.target, type(key).__name__, key)).encode()).hexdigest()[:40]
 
     def _compile(self, text: str) -> bytes:
         module = llvm.parse_assembly(text)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from katachi.devices.cpu.engine import engine
-from katachi.devices.cpu.pool import CHECKED, pool
+from katachi.devices.cpu.pool import CHECKED, COMMITTED, PROTECTED, STOPPED, pool
 from katachi.errors import IndexBoundsError
 from katachi.graph.node import Node
+from katachi.kernels.attention import lower_attention
+from katachi.kernels.convolution import lower_convolution
 from katachi.kernels.loops import Kernel
 from katachi.kernels.matmul import lower_matmul
 from katachi.kernels.nest import lower_loops
@@ -18,12 +22,69 @@ from katachi.kernels.nest import lower_loops
 if TYPE_CHECKING:
     from katachi.compiler.fuse import Group
 
+TEMPLATES: dict[str, Callable[..., tuple[list[tuple[Any, list[int], int]], object]]] = {
+    "matmul": lower_matmul,
+    "convolution": lower_convolution,
+    "attention": lower_attention,
+}
 ALONE = 60_000  # instructions and elements: below, waking another thread costs more than it saves
 _GRAIN = 64  # steps of a vector loop come in whole vectors of any target
 
 
-def load(groups: Sequence[Group], index: dict[Node, int]) -> Callable[[int], None]:
-    """A function that runs the groups, given the address of the pointer table.
+class Launch:
+    """A row of kernels as one native call. `whole()`: whether the last call ran to its end, whatever was raised."""
+
+    __slots__ = ("checks", "count", "keep", "run", "start", "status", "status_address")
+
+    def __init__(self, rows: list[int], checks: dict[int, dict[int, Node]], keep: object) -> None:
+        table = np.array(rows or [0], np.int64)
+        self.start, self.count, self.checks, self.keep = _address(table), len(rows) // 4, checks, (table, keep)
+        status = np.zeros(4, np.int64)  # the first failed check + 1, value and size of it; 1 when all has run
+        self.status, self.status_address = status.data, _address(status)
+        self.run = pool().run
+
+    def __call__(self, pointers: int) -> None:
+        self.status[3] = 0
+        self.finish(self.run(self.start, self.count, pointers, self.status_address))
+
+    def whole(self) -> bool:
+        return self.status[3] == 1
+
+    def finish(self, result: int) -> None:
+        """Raises what the result of a call says."""
+        if result >= 0:
+            report, value, size = self.status[0], self.status[1], self.status[2]
+            self.status[0] = 0
+            _raise(self.checks[result][report - 1], value, size)
+        if result == STOPPED:
+            raise KeyboardInterrupt
+
+    def beside(self, pointers: int) -> None:
+        """The same in another thread, so that the main thread can be interrupted: then what runs is stopped, unless it
+        has begun to write to cells."""
+        self.status[3] = 0
+        result: list[int] = []
+        over = threading.Event()  # an interrupted join() takes a running thread for a finished one
+
+        def work() -> None:
+            result.append(self.run(self.start, self.count, pointers, self.status_address))
+            over.set()
+
+        threading.Thread(target=work, name="katachi-run").start()
+        try:
+            over.wait()
+        except BaseException:
+            pool().cancel(1)
+            while not over.is_set():
+                with contextlib.suppress(KeyboardInterrupt):  # it is on its way out
+                    over.wait()
+            pool().cancel(0)
+            raise
+        self.finish(result[0])
+
+
+def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
+    """What runs the groups, given the address of the pointer table. From group `firm` on cells are written to.
 
     `index` is each value's row of that table. Kernels whose structure is new are compiled here, together.
     """
@@ -31,19 +92,25 @@ def load(groups: Sequence[Group], index: dict[Node, int]) -> Callable[[int], Non
     checks: dict[int, dict[int, Node]] = {}
     keep: list[Any] = []
     threads = pool().threads
-    for group in groups:
-        if group.kind == "matmul":
-            (node,) = group.outputs
-            steps, scratch = lower_matmul(node, node, index, threads, engine().target)
-            parts.extend((key, parameters, tasks, 0) for key, parameters, tasks in steps)
+    written = False  # whether cells have been, before this part
+    for i, group in enumerate(groups):
+        if group.kind in TEMPLATES:
+            node = group.outputs[-1]
+            made = group.outputs if group.kind == "attention" else node  # of the others there is one result
+            steps, scratch = TEMPLATES[group.kind](node, made, index, threads, engine().target)
+            late = (PROTECTED | COMMITTED) if written else 0
+            parts.extend((key, parameters, tasks, late) for key, parameters, tasks in steps)
             keep.append(scratch)
             continue
         kernel = lower_loops(group.nodes, group.inputs, group.outputs, index)
         tasks = _split(kernel, threads)
         if tasks:
+            flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
+            written = written or i >= firm
             if kernel.checks:
                 checks[len(parts)] = dict(kernel.checks)
-            parts.append((kernel.code, kernel.parameters, tasks, CHECKED if kernel.checks else 0))
+                flags |= CHECKED
+            parts.append((kernel.code, kernel.parameters, tasks, flags))
 
     addresses = engine().addresses([p[0] for p in parts])
     flat = np.array([n for _, parameters, _, _ in parts for n in parameters] or [0], np.int64)
@@ -51,18 +118,7 @@ def load(groups: Sequence[Group], index: dict[Node, int]) -> Callable[[int], Non
     for (_, parameters, tasks, flags), kernel_address in zip(parts, addresses, strict=True):
         rows += [kernel_address, at, tasks, flags]
         at += 8 * len(parameters)
-    table = np.array(rows or [0], np.int64)
-    status = np.zeros(3, np.int64)
-    run, start, count, where = pool().run, _address(table), len(parts), _address(status)
-
-    def launch(pointers: int, keep: object = (flat, table, keep)) -> None:
-        failed = run(start, count, pointers, where)
-        if failed >= 0:
-            report, value, size = status.tolist()
-            status[0] = 0
-            _raise(checks[failed][report - 1], value, size)
-
-    return launch
+    return Launch(rows, checks, (flat, keep))
 
 
 def _address(array: np.ndarray[Any, Any]) -> int:

@@ -16,13 +16,18 @@ import threading
 
 from katachi.devices.cpu.engine import engine
 
-CHECKED = 1  # a row's flag: the kernel may report a failure
+# A row's flags. The first row that writes to a cell is protected, the rows behind it are committed as well.
+CHECKED = 1  # the kernel may report a failure
+PROTECTED = 2  # once it has begun, no task of it is left out
+COMMITTED = 4  # it runs, whoever wants to stop: cells have been written to
+STOPPED = -2  # what `run` gives when it was asked to stop before anything was written
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _SPINS = 20_000
 
 _RUNNER = """
 @state = internal global i64 0, align 64         ; generation << 32 | tasks nobody claimed yet
-@job = internal global [5 x i64] zeroinitializer, align 64   ; kernel, parameters, table, status, tasks
+@job = internal global [6 x i64] zeroinitializer, align 64   ; kernel, parameters, table, status, tasks, flags
+@cancelled = internal global i64 0, align 64
 @done = internal global i64 0, align 64
 @asleep = internal global i32 0, align 64
 @stopping = internal global i32 0
@@ -46,8 +51,18 @@ claim:
   %mine = extractvalue {{ i64, i1 }} %swap, 1
   br i1 %mine, label %go, label %top
 go:
+  %cancel = load atomic i64, ptr @cancelled seq_cst, align 8
+  %flags = load i64, ptr getelementptr (i64, ptr @job, i64 5)
+  %firm = and i64 %flags, 2
+  %wanted = icmp eq i64 %cancel, 0
+  %held = icmp ne i64 %firm, 0
+  %runs = or i1 %wanted, %held
+  br i1 %runs, label %task_runs, label %task_done
+task_runs:
   %task = sub i64 %tasks, %left
   call void %kernel(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)
+  br label %task_done
+task_done:
   %d = atomicrmw add ptr @done, i64 1 seq_cst
   br label %top
 out:
@@ -94,9 +109,15 @@ define void @stop(i32 %value) {{
 }}
 
 define void @reset() {{
+  store i64 0, ptr @cancelled
   store i64 0, ptr @state
   store i32 0, ptr @asleep
   store i32 0, ptr @stopping
+  ret void
+}}
+
+define void @cancel(i64 %value) {{
+  store atomic i64 %value, ptr @cancelled seq_cst, align 8
   ret void
 }}
 
@@ -105,8 +126,9 @@ define i32 @sleepers() {{
   ret i32 %n
 }}
 
-define internal void @share(ptr %kernel, ptr %parameters, ptr %table, ptr %status, i64 %tasks) {{
+define internal void @share(ptr %kernel, ptr %parameters, ptr %table, ptr %status, i64 %tasks, i64 %flags) {{
 entry:
+  store i64 %flags, ptr getelementptr (i64, ptr @job, i64 5)
   store ptr %kernel, ptr @job
   store ptr %parameters, ptr getelementptr (i64, ptr @job, i64 1)
   store ptr %table, ptr getelementptr (i64, ptr @job, i64 2)
@@ -137,15 +159,28 @@ out:
   ret void
 }}
 
-; rows of (kernel, parameters, tasks, flags); gives the row of the first failed check, or -1
+; rows of (kernel, parameters, tasks, flags); gives the row of the first failed check, or -1, or -2 if it was cancelled.
+; status[3] becomes 1 when all has run
 define i64 @run(ptr %rows, i64 %n, ptr %table, ptr %status) {{
 entry:
   %mode = call i32 @flush_denormals()
   br label %head
 head:
   %i = phi i64 [0, %entry], [%i1, %next]
+  %last = phi i64 [0, %entry], [%flags, %next]
   %more = icmp slt i64 %i, %n
-  br i1 %more, label %row, label %end
+  br i1 %more, label %row, label %finished
+finished:
+  %cancel_at_end = load atomic i64, ptr @cancelled seq_cst, align 8
+  %wanted_at_end = icmp eq i64 %cancel_at_end, 0
+  %firm_bits = and i64 %last, 6
+  %firm = icmp ne i64 %firm_bits, 0
+  %whole = or i1 %wanted_at_end, %firm
+  br i1 %whole, label %complete, label %end
+complete:
+  %complete_at = getelementptr i64, ptr %status, i64 3
+  store atomic i64 1, ptr %complete_at seq_cst, align 8
+  br label %end
 row:
   %at = mul i64 %i, 4
   %p0 = getelementptr i64, ptr %rows, i64 %at
@@ -156,16 +191,24 @@ row:
   %parameters = load ptr, ptr %p1
   %tasks = load i64, ptr %p2
   %flags = load i64, ptr %p3
+  %late = and i64 %flags, 4
+  %early = icmp eq i64 %late, 0
+  %cancel = load atomic i64, ptr @cancelled seq_cst, align 8
+  %unwanted = icmp ne i64 %cancel, 0
+  %stops = and i1 %early, %unwanted
+  br i1 %stops, label %end, label %starts
+starts:
   %one = icmp sle i64 %tasks, 1
   br i1 %one, label %alone, label %together
 alone:
   call void %kernel(ptr %parameters, ptr %table, ptr %status, i64 0, i64 0)
   br label %after
 together:
-  call void @share(ptr %kernel, ptr %parameters, ptr %table, ptr %status, i64 %tasks)
+  call void @share(ptr %kernel, ptr %parameters, ptr %table, ptr %status, i64 %tasks, i64 %flags)
   br label %after
 after:
-  %checked = icmp ne i64 %flags, 0
+  %check_bit = and i64 %flags, 1
+  %checked = icmp ne i64 %check_bit, 0
   br i1 %checked, label %check, label %next
 check:
   %s = load atomic i64, ptr %status seq_cst, align 8
@@ -175,7 +218,7 @@ next:
   %i1 = add i64 %i, 1
   br label %head
 end:
-  %result = phi i64 [-1, %head], [%i, %check]
+  %result = phi i64 [-1, %complete], [-2, %finished], [-2, %row], [%i, %check]
   call void @restore_mode(i32 %mode)
   ret i64 %result
 }}
@@ -250,13 +293,14 @@ class Pool:
     def __init__(self, threads: int, native_sleep: bool = True) -> None:
         arch = engine().target.arch
         futex = _FUTEX.get(arch) if native_sleep and sys.platform.startswith("linux") else None
-        names = ("run", "worker", "stop", "reset", "sleepers")
-        run, worker, stop, reset, sleepers = engine().functions(_source(arch, futex), names)
+        names = ("run", "worker", "stop", "reset", "sleepers", "cancel")
+        run, worker, stop, reset, sleepers, cancel = engine().functions(_source(arch, futex), names)
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._run = ctypes.CFUNCTYPE(number, pointer, number, pointer, pointer)(run)
         self._worker = ctypes.CFUNCTYPE(None, number)(worker)
         self._stop = ctypes.CFUNCTYPE(None, ctypes.c_int32)(stop)
         self._reset = ctypes.CFUNCTYPE(None)(reset)
+        self.cancel = ctypes.CFUNCTYPE(None, number)(cancel)  # 1: stop soon, if no cell has been written to; 0: go on
         self._sleepers = ctypes.CFUNCTYPE(ctypes.c_int32)(sleepers)
         self.threads = threads
         self._bell = threading.Semaphore(0)
