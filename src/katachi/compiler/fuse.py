@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node
-from katachi.kernels import attention, convolution, matmul
+from katachi.kernels import attention, convolution, in_order, matmul
 from katachi.kernels.lower import INDEX, Indices, ones_apart
 from katachi.kernels.matmul import base
 from katachi.kernels.nest import REDUCING, depths, reduced, without_ones
@@ -28,11 +28,12 @@ _MOST_NODES, _MOST_BUFFERS = 120, 24  # of a group, so that a kernel compiles qu
 class Group:
     """Nodes that are computed together."""
 
-    kind: str  # "loops", "matmul", "convolution", "attention" or "reference"
+    kind: str  # "loops", "in order", "matmul", "convolution", "attention" or "reference"
     nodes: tuple[Node, ...]
     inputs: tuple[Node, ...]  # values in memory that it reads
     outputs: tuple[Node, ...]  # values in memory that it writes
     away: frozenset[Node] = frozenset()  # inputs that it reads elsewhere than at the element it computes
+    local: frozenset[Node] = frozenset()  # outputs that only a later stage of its own reads: a row a thread is enough
 
 
 class _Open:
@@ -167,6 +168,8 @@ def _roots(
         elif kind in FIRST_MASK:
             single[node] = "attention"
             demanded = list(attention.bases(node))
+        elif in_order.suits(node):
+            single[node] = "in order"
         elif kind in WINDOWED:
             demanded = [x for x in map(base, node.inputs) if x.primitive != "constant"]
         elif (
@@ -176,7 +179,8 @@ def _roots(
         demanded = [x for x in demanded if x.primitive != "input"]
         roots.update(demanded)
         chosen.difference_update(demanded)
-        size[node] = 1 + sum(size[x] for x in node.inputs if x not in roots)
+        # what has fewer axes is computed once for many elements
+        size[node] = 1 + sum(size[x] for x in node.inputs if x not in roots and not _expands(node))
         if without_ones(node.shape) and (kind in DEAR or any(x in dear and x not in roots for x in node.inputs)):
             dear.add(node)
         if node in single or kind in REDUCING or size[node] > _MOST_NODES:
@@ -322,13 +326,14 @@ def _close(nodes: list[Node], outputs: Sequence[Node], groups: list[_Open], grou
     """Groups with what they write: results, what other groups read, and what a later stage reads back."""
     order = {n: i for i, n in enumerate(nodes)}
     needed = set(outputs)
+    again: set[Node] = set()
     for i, g in enumerate(groups):
         needed.update(r for r in g.reads if group_of.get(r) != i)
         if g.gone:
-            needed.update(_read_back(g, sorted(g.nodes, key=order.__getitem__)))
+            again |= _read_back(g, sorted(g.nodes, key=order.__getitem__))
     closed = []
     for i, g in enumerate(groups):
-        own = [r for r in g.roots if r in needed]
+        own = [r for r in g.roots if r in needed or r in again]
         if not own:  # a logsumexp that no gradient asks for
             continue
         inputs = tuple(sorted((r for r in g.reads if group_of.get(r) != i), key=order.__getitem__))
@@ -336,8 +341,15 @@ def _close(nodes: list[Node], outputs: Sequence[Node], groups: list[_Open], grou
             inputs = tuple(dict.fromkeys(g.roots[0].inputs))
         members = tuple(sorted(g.nodes, key=order.__getitem__))
         members = members if g.kind != "reference" else (g.roots[0],)
-        closed.append(Group(g.kind, members, inputs, tuple(own), frozenset(g.away)))
+        local = {r for r in own if r not in needed and _rows_last(g)}
+        closed.append(Group(g.kind, members, inputs, tuple(own), frozenset(g.away), frozenset(local)))
     return closed
+
+
+def _rows_last(g: _Open) -> bool:
+    """Whether a group reduces its last axes, so that what it holds of an element of its loops is a row."""
+    big = [i for i, n in enumerate(g.full) if n != 1]
+    return big[-len([i for i in big if i in g.gone]) :] == [i for i in big if i in g.gone]
 
 
 def _read_back(g: _Open, nodes: list[Node]) -> set[Node]:

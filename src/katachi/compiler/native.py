@@ -19,6 +19,7 @@ from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node, toposort
 from katachi.graph.sizes import count
 from katachi.kernels.lower import lowerable
+from katachi.kernels.nest import row_steps
 
 if TYPE_CHECKING:
     from katachi.devices.cpu.launch import Launch
@@ -48,6 +49,7 @@ class NativeProgram:
 
     def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
         from katachi.devices.cpu.engine import engine
+        from katachi.devices.cpu.pool import pool
 
         nodes = toposort(outputs)
         groups = fuse(nodes, outputs, lambda n: n.device == "cpu" and lowerable(n))
@@ -78,6 +80,8 @@ class NativeProgram:
         made = [[index[v] for v in g.outputs] for g in groups]
         dead = last_uses(reads, made, keep)
         size = {i: nbytes(n) for n, i in index.items()}
+        for g in groups:
+            size.update({index[v]: row_steps(v, g.nodes)[-1] * v.dtype.itemsize * pool().threads for v in g.local})
         temporary = [[r for r in rows if r not in keep] for rows in made]
         self.plan: Plan = plan(temporary, dead, size, {r: size[r] for r in keep - {row for row, *_ in self.in_place}})
         self.reference_steps = [g.nodes[0].primitive for g in groups if g.kind == "reference"]
@@ -237,7 +241,8 @@ class NativeProgram:
 def _seconds(groups: Sequence[Group]) -> float:
     """Roughly, and rather too much: how long the groups take on a slow machine."""
     moved = sum(nbytes(n) for g in groups for n in (*g.inputs, *g.outputs))
-    return sum(_operations(n) for g in groups if g.kind != "loops" for n in g.outputs) / 5e10 + moved / 5e9
+    products = [n for g in groups if g.kind not in ("loops", "in order") for n in g.outputs]
+    return sum(map(_operations, products)) / 5e10 + moved / 5e9
 
 
 def _operations(node: Node) -> float:

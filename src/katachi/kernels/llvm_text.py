@@ -141,8 +141,9 @@ def literal(scalar: str, x: float) -> str:
 class Builder:
     """One function being written."""
 
-    def __init__(self, head: str, module: set[str]) -> None:
+    def __init__(self, head: str, module: set[str], scales: bool = False) -> None:
         self.head, self.declared = head, module
+        self.scales = scales  # whether the target multiplies vectors by powers of two
         self.lines: list[str] = []
         self.entry: list[str] = []  # stack slots
         self.count = 0
@@ -224,6 +225,13 @@ class Builder:
         first = self.splat(first, lanes)
         others = [self.match(first, r)[1] for r in rest]
         return self.call(first.scalar, lanes, f"llvm.{name}.{self.suffix(first)}", first, *others)
+
+    def scalef(self, x: Value, n: Value, kind: str) -> Value:
+        """x * 2^n for a vector of 512 bits and integral n."""
+        name, mask = f"llvm.x86.avx512.mask.scalef.{kind}.512", f"i{x.lanes}"
+        self.declared.add(f"declare {x.type} @{name}({x.type}, {x.type}, {x.type}, {mask}, i32)")
+        operands = f"{x.typed}, {n.typed}, {x.type} zeroinitializer, {mask} -1, i32 4"
+        return self.op(x.scalar, x.lanes, f"call {x.type} @{name}({operands})")
 
     def fma(self, a: Value, b: Operand, c: Operand) -> Value:
         return self.intrinsic("fma", a, b, c)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from katachi.graph.node import Node
 
 INNER = -1  # in place of a vector loop's number
+THREAD = 1 << 30  # in place of a loop's number: which thread it is, for memory that each has for itself
 UNIT = -1  # in an Affine: the coefficient along the vector loop is one, known when the code is written
 
 
@@ -28,7 +29,7 @@ class Affine(NamedTuple):
     """offset + sum of coefficient * variable: an integer, or the place of an element in a buffer."""
 
     offset: int  # slot of a number
-    loops: tuple[tuple[int, int], ...]  # (loop, slot of its coefficient or UNIT); a loop not named has coefficient zero
+    loops: tuple[tuple[int, int], ...]  # (loop or THREAD, slot of its coefficient or UNIT); without it, it is zero
     values: tuple[tuple[int, int], ...]  # (instruction that computes an int64, slot of its coefficient)
 
 
@@ -45,6 +46,10 @@ class Instr(NamedTuple):
     check         index, then mask or nothing   (slot of the size, slot of the number that reports the failure)
     sum, max, min value                         stage   (an accumulation; product, all_bits and any_bit as well)
     argmax        value, index                  stage
+    scatter       value, mask                   (slot of the buffer's row, Affine, "set" or "add", stage): into memory,
+                                                one iteration of the stage after another
+    running       value                         (name of an accumulation, stage): what there is of it so far, this
+                                                iteration included
     philox        flat index, seed, call
     all others are primitives, or their parts, on values of one dtype
     """
@@ -56,6 +61,8 @@ class Instr(NamedTuple):
     where: int  # how deep: 0 before all loops, n in n outer loops; `Code.starts` for the stages
 
 
+PLACED = ("load", "store", "scatter")  # instructions that go to a buffer, at the Affine in their `extra`
+IN_ORDER = ("scatter", "running")  # the iterations of the stage that their `extra` ends with are not independent
 ACCUMULATIONS = ("sum", "product", "max", "min", "all_bits", "any_bit", "argmax")
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 from katachi.graph.node import Node
 from katachi.graph.primitives import REDUCTIONS
 from katachi.graph.sizes import count
-from katachi.kernels.loops import ACCUMULATIONS, INNER, UNIT, Affine, Code, Instr, Kernel
+from katachi.kernels.loops import ACCUMULATIONS, IN_ORDER, INNER, PLACED, THREAD, UNIT, Affine, Code, Instr, Kernel
 from katachi.kernels.lower import ZERO, Index, Indices, Lowerer, combine, strides
 
 _ACCUMULATE = {
     "reduce_sum": "sum", "reduce_prod": "product", "reduce_max": "max", "reduce_min": "min", "reduce_and": "all_bits",
     "reduce_or": "any_bit", "argmax": "argmax",
 }  # fmt: skip
+LINE = 64  # elements: rows of different threads share no cache line, whatever their dtype
 REDUCING = frozenset((*REDUCTIONS, "argmax"))
 
 
@@ -35,13 +36,32 @@ def depths(nodes: Sequence[Node]) -> dict[Node, int]:
     return depth
 
 
+def row_steps(node: Node, nodes: Sequence[Node]) -> list[int]:
+    """Of a value that each thread holds one row of, while a group reduces rows: per axis the step within the row, and
+    how many elements a row takes, in whole cache lines."""
+    first = next(n for n in nodes if n.primitive in REDUCING)
+    gone = reduced(first)
+    within = iter([i in gone for i, n in enumerate(first.inputs[0].shape) if n != 1])
+    inside = [n != 1 and next(within) for n in node.shape]
+    steps, size = [0] * len(node.shape), 1
+    for i in range(len(node.shape) - 1, -1, -1):
+        if inside[i]:
+            steps[i] = size
+            size *= node.shape[i]
+    return [*steps, -(-size // LINE) * LINE]
+
+
 def lower_loops(
-    nodes: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Node], rows: Mapping[Node, int]
+    nodes: Sequence[Node],
+    inputs: Sequence[Node],
+    outputs: Sequence[Node],
+    rows: Mapping[Node, int],
+    local: Collection[Node] = (),
 ) -> Kernel:
     """The kernel of one group of loops.
 
     Its reductions all go over the same axes of the same shape; its outputs have that shape or the reduced one, give or
-    take axes of size one.
+    take axes of size one. Of those in `local` each thread holds a row.
     """
     first = next((n for n in nodes if n.primitive in REDUCING), None)
     full = outputs[0].shape if first is None else first.inputs[0].shape
@@ -49,22 +69,23 @@ def lower_loops(
     depth = depths(nodes)
 
     lo = Lowerer({x: rows[x] for x in inputs})
+    lo.steps = {x: row_steps(x, nodes) for x in local}
     outer_of: list[int | None] = [None] * len(full)  # the outer loop of each axis
     for i, n in enumerate(full):
         if n != 1 and i not in gone:
             outer_of[i] = len(lo.extents)
             lo.extents.append(n)
-    kept = tuple(_loop(v) for i, v in enumerate(outer_of) if i not in gone)
+    kept = tuple(loop_index(v) for i, v in enumerate(outer_of) if i not in gone)
     kept_sizes = tuple(n for i, n in enumerate(full) if i not in gone)
     outer, stages = list(range(len(lo.extents))), []
     work, written = [node for node in nodes if node.primitive in REDUCING or node in set(outputs)], set(outputs)
     for stage in range(max((depth[n] for n in work), default=0) + 1):
         inner: list[int] = []
-        at = [_loop(v) for v in outer_of]
+        at = [loop_index(v) for v in outer_of]
         for i in gone:
             if full[i] != 1:
                 inner.append(len(lo.extents))
-                at[i] = _loop(len(lo.extents))
+                at[i] = loop_index(len(lo.extents))
                 lo.extents.append(full[i])
         stored = []
         for node in work:
@@ -82,16 +103,16 @@ def lower_loops(
                 value = lo.value(node, spot)
                 stored.append(node)
             if node in written:
-                place = combine(*zip(strides(node.shape), spot, strict=True))
+                place = lo.place(node, node.shape, spot)
                 lo.emit("store", node.dtype.name, value, extra=(rows[node], place))
         for node in stored:
             lo.rows[node] = rows[node]  # later stages read it back
         stages.append(inner)
     stages.append([])
-    return _finish(lo, outer, stages, max(count(full), 1))
+    return finish(lo, outer, stages, max(count(full), 1))
 
 
-def _loop(loop: int | None) -> Index:
+def loop_index(loop: int | None) -> Index:
     return ZERO if loop is None else (0, ((loop, 1),))
 
 
@@ -109,10 +130,10 @@ def _accumulate(lo: Lowerer, node: Node, at: Indices, stage: int) -> int:
     return lo.emit(_ACCUMULATE[node.primitive], x.dtype.name, *args, extra=stage)
 
 
-def _finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: int) -> Kernel:
+def finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: int) -> Kernel:
     """Melts loops, chooses the vector loop and gives every number its slot."""
     places: list[Index | None] = [
-        extra if name == "index" else extra[1] if name in ("load", "store") else None for name, _, _, extra in lo.instrs
+        extra if name == "index" else extra[1] if name in PLACED else None for name, _, _, extra in lo.instrs
     ]
     maps = [dict(p[1]) for p in places if p is not None]
     melted: dict[int, int] = {}  # loop: the next inner one it became part of
@@ -128,7 +149,7 @@ def _finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: in
     ends = {nest[-1] for nest in stages if nest}
     last = outer[-1] if outer else None
     votes = sum((any(m.get(e) == 1 for e in ends)) - (last is not None and m.get(last) == 1) for m in maps)
-    vector_outer = last is not None and (not ends or votes < 0)
+    vector_outer = last is not None and (not ends or votes < 0) and not lo.steps
     if vector_outer:
         # Where something runs across the vectors, the loop it runs along goes inside, so that its cache lines serve all
         # lanes before they are gone.
@@ -164,17 +185,21 @@ def _finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: in
                 if v < 0:
                     values.append((-1 - v, slot(c)))
                     where = max(where, body[-1 - v].where)
+                elif v == THREAD:
+                    loops.append((THREAD, slot(c)))
                 elif v not in melted:
                     loops.append((renumber[v], UNIT if c == 1 and v in vectors else slot(c)))
                     where = max(where, depth_of[v])
             affine = Affine(start, tuple(loops), tuple(values))
-            extra = affine if name == "index" else (slot(extra[0]), affine)
+            extra = affine if name == "index" else (slot(extra[0]), affine, *extra[2:])
         elif name in ACCUMULATIONS:
             where = starts[extra + 1]
         elif name in ("number", "argument"):
             extra += base
         elif name == "check":
             extra = (extra[0] + base, extra[1] + base)
+        if name in IN_ORDER:  # once in every iteration, whatever it depends on
+            where = starts[extra[-1]] + len(stages[extra[-1]])
         body.append(Instr(name, dtype, args, extra, where))
     code = Code(len(outer), tuple(len(nest) for nest in stages), renumber[last] if vector_outer else INNER, tuple(body))
     return Kernel(code, parameters, sizes, elements * len(body), tuple(lo.checks))

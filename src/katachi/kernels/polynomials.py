@@ -49,9 +49,9 @@ _ERF_SMALL = (  # erf(x) / x in x^2 for |x| <= 1
     1.12837916706154342, -0.376126384680287104, 0.112837824952368445, -0.0268654307276702429, 0.0052210318078580228,
     -0.000848408040553510629, 0.00011265959025606609, -9.66704457148699642e-6,
 )  # fmt: skip
-_ERF_LARGE = (  # erfc(x) exp(x^2) in 1 / (1 + x / 2) for 1 <= x <= 4.2
-    -0.000156763742548602412, 0.284954020837261269, 0.259408957099929245, 0.348818722326366673,
-    -0.105786557502632381, 0.56600822249820105, -0.473083068816123161, 0.119894504272440454,
+_ERF_LARGE = (  # log(erfc(x)) / x for 1 <= x <= 4
+    -1.12822633552127608, -0.63670687035666339, -0.103936028921080493, 0.0220228638949602906, -0.00293885948308030473,
+    0.000179797377297372693,
 )  # fmt: skip
 _SIN = (-0.166666666638552895, 0.00833333187471020879, -0.000198400867353848456, 2.72499258030597923e-6)
 _COS = (0.0416666666643212033, -0.00138888876720167901, 0.000024800600377156728, -2.730095920390147e-7)
@@ -74,16 +74,35 @@ def _power_of_two(b: Builder, n: Value, like: str) -> Value:
 
 def exp(b: Builder, x: Value) -> Value:
     """e^x: zero and infinity beyond the range, NaN of NaN."""
-    t, magic = x.scalar, _MAGIC[x.scalar]
+    t = x.scalar
     edge = 104.0 if t == "float" else 750.0  # beyond it nothing changes, and 2^n is still made in two steps
-    x = b.select(x > edge, edge, b.select(x < -edge, -edge, x))
+    y, shifted = _exp_parts(b, b.select(x > edge, edge, b.select(x < -edge, -edge, x)))
+    if b.scales and x.lanes * {"float": 32, "double": 64}[t] == 512:  # one instruction
+        return b.scalef(y, shifted - _MAGIC[t], "ps" if t == "float" else "pd")
+    k = b.bits(shifted) - b.bits(b.const(t, _MAGIC[t]))
+    half = k.sar(1)
+    return y * _power_of_two(b, half, t) * _power_of_two(b, k - half, t)
+
+
+def _exp_parts(b: Builder, x: Value) -> tuple[Value, Value]:
+    """y around one, and n plus the magic number, so that e^x = y * 2^n."""
+    t, magic = x.scalar, _MAGIC[x.scalar]
     shifted = b.fma(x, 1 / math.log(2), magic)
     n = shifted - magic
     r = b.fma(n, -_LN2_LOW[t], b.fma(n, -_LN2_HIGH[t], x))
-    y = b.fma(polynomial(b, r, _EXP[t]), r * r, r) + 1.0
-    k = b.bits(shifted) - b.bits(b.const(t, magic))
-    half = k.sar(1)
-    return y * _power_of_two(b, half, t) * _power_of_two(b, k - half, t)
+    return b.fma(polynomial(b, r, _EXP[t]), r * r, r) + 1.0, shifted
+
+
+def _exp_near(b: Builder, x: Value) -> Value:
+    """e^x where that is known to be a normal number."""
+    y, shifted = _exp_parts(b, x)
+    return y * _power_of_two(b, b.bits(shifted), x.scalar)  # the magic number's last bits are those of n
+
+
+def exp_of_shifted(b: Builder, x: Value) -> Value:
+    """e^x for x that is at most 0, but for rounding: what results less than any normal float would be, is zero."""
+    tiny = x < (-87.0 if x.scalar == "float" else -708.0)
+    return b.select(tiny, 0.0, _exp_near(b, b.select(tiny, 0.0, x)))
 
 
 def log(b: Builder, x: Value) -> Value:
@@ -133,8 +152,8 @@ def erf(b: Builder, x: Value) -> Value:
         return library("erf", b, x)
     a, z = b.intrinsic("fabs", x), x * x
     near = x * polynomial(b, z, _ERF_SMALL)
-    top = b.select(a > 4.2, 4.2, a)  # where float32's erf is one
-    far = 1.0 - exp(b, -(top * top)) * polynomial(b, 1.0 / b.fma(top, 0.5, 1.0), _ERF_LARGE)
+    top = b.select(a > 4.0, 4.0, a)  # where float32's erf is one
+    far = 1.0 - _exp_near(b, top * polynomial(b, top, _ERF_LARGE))
     return b.select(a < 1.0, near, _signed(b, far, x))
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
-from katachi.kernels.loops import ACCUMULATIONS, UNIT, Affine, Code
+from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value, Variable
+from katachi.kernels.loops import ACCUMULATIONS, PLACED, THREAD, UNIT, Affine, Code, Instr
 from katachi.kernels.scalar_llvm import INFINITY, operation, reduction
 
 STRETCH = 128  # steps of an innermost loop whose terms are added up one after another
@@ -19,7 +19,7 @@ SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
 
 def write_kernel(code: Code, name: str, target: Target, declared: set[str]) -> str:
     """The text of one function; what it calls is added to `declared`."""
-    b = Builder(f"define void @{name}{SIGNATURE}", declared)
+    b = Builder(f"define void @{name}{SIGNATURE}", declared, target.bits == 512 and target.arch == "x86_64")
     _Writer(code, target, b).write()
     return b.text()
 
@@ -30,6 +30,8 @@ class _Writer:
         self.starts = code.starts
         self.at_depth: dict[int, list[int]] = {}
         self.accumulations: list[list[int]] = [[] for _ in code.stages]
+        self.running: dict[int, Variable] = {}
+        self.alone = {i.extra[-1] for i in code.body if i.name == "scatter"}  # stages whose lanes might collide
         self.vector_loops = self._vector_loops()
         self.varies: list[bool] = []  # along the vector loop
         self.uses: dict[int, list[int]] = {}  # loop: the instructions whose place moves with it
@@ -46,7 +48,7 @@ class _Writer:
                 varies = varies or any(self.varies[v] for v, _ in affine.values)
                 for loop, _ in affine.loops:
                     self.uses.setdefault(loop, []).append(i)
-            self.varies.append(varies)
+            self.varies.append(varies or instr.name == "running")
         self.lanes = target.bits // 32
         self.width = 1  # lanes of what is being written now
         self.mask: Value | None = None  # which of them count
@@ -59,9 +61,9 @@ class _Writer:
         if code.vector_outer:
             return {code.vector}
         loops, at = set(), code.outer
-        for inner in code.stages:
+        for stage, inner in enumerate(code.stages):
             at += inner
-            if inner:
+            if inner and stage not in self.alone:
                 loops.add(at - 1)
         return loops
 
@@ -72,7 +74,7 @@ class _Writer:
             affine = _affine(instr)
             if affine is not None:
                 slots |= {affine.offset, *(s for _, s in affine.loops), *(s for _, s in affine.values)}
-            if instr.name in ("load", "store"):
+            if instr.name in PLACED:
                 slots.add(instr.extra[0])
             elif instr.name == "number":
                 slots.add(instr.extra)
@@ -94,6 +96,10 @@ class _Writer:
                 row = b.place("i64", b.value("ptr", 1, "%table"), self.parameters[instr.extra[0]])
                 start = b.place(SCALARS[instr.dtype], b.load("ptr", row), start)
             self.partial[i] = start
+            for loop, slot in affine.loops:
+                if loop == THREAD:
+                    own = b.value("i64", 1, "%thread") * self.parameters[slot]
+                    self.partial[i] = self._moved(i, start, own)
         self._outer(0)
         b.do("ret void")
 
@@ -112,6 +118,9 @@ class _Writer:
     def _stages(self) -> None:
         loop = self.code.outer
         for stage, inner in enumerate(self.code.stages):
+            for i in self.at_depth.get(self.starts[stage] + inner, ()):
+                if self.code.body[i].name == "running":
+                    self.running[i] = self._fold(i).start(self.width, None)
             self._instructions(self.starts[stage])
             sums = self.accumulations[stage]
             vector = inner > 0 and not self.code.vector_outer
@@ -146,7 +155,7 @@ class _Writer:
                 reduction(self.b, instr).step(into, args, self.mask)
             return
         zero, high = self.b.const("i64", 0), self.parameters[loop]
-        vector = left == 1 and not self.code.vector_outer
+        vector = left == 1 and not self.code.vector_outer and stage not in self.alone
         sums = [i for i in self.accumulations[stage] if _rounds(self.code.body[i])]
         if not sums:
             self._loop(loop, zero, high, vector, lambda: self._inner(stage, loop + 1, left - 1, slots, wide))
@@ -252,6 +261,10 @@ class _Writer:
             return self.values[instr.args[0]]
         if instr.name == "check":
             return self._check(i)
+        if instr.name == "scatter":
+            return self._scatter(i)
+        if instr.name == "running":
+            return self._run(i)
         lanes = self.width if self.varies[i] else 1
         args = [b.splat(self.values[a], lanes) for a in instr.args]
         return operation(b, instr, args)
@@ -276,6 +289,45 @@ class _Writer:
             b.store(value, place)
         else:
             b.store(b.splat(value, self.width), place, self.mask)
+
+    def _scatter(self, i: int) -> Value:
+        b, instr = self.b, self.code.body[i]
+        value, allowed = self.values[instr.args[0]], self.values[instr.args[1]]
+        add = instr.extra[2] == "add"
+
+        def put(mask: Value | None) -> None:
+            place, consecutive = self._place(i)
+            lanes = self.width if consecutive else place.lanes
+            new = b.splat(value, lanes)
+            if add:
+                new = b.load(new.scalar, place, lanes, mask) + new
+            b.store(new, place, mask)
+
+        if allowed.lanes == 1:
+            with b.when(allowed):
+                put(self.mask)
+        else:
+            put(allowed if self.mask is None else allowed & self.mask)
+        return value
+
+    def _fold(self, i: int) -> Any:
+        instr = self.code.body[i]
+        return reduction(self.b, Instr(instr.extra[0], instr.dtype, instr.args, None, instr.where))
+
+    def _run(self, i: int) -> Value:
+        """What was accumulated so far. Lanes along the order add up among themselves first, in log2 steps."""
+        b, slot, fold = self.b, self.running[i], self._fold(i)
+        x = b.splat(self.values[self.code.body[i].args[0]], self.width)
+        if slot.lanes == self.width:
+            slot.set(fold.both(slot.get(), x))
+            return slot.get()
+        step, nothing = 1, b.const(x.scalar, fold.first, self.width)
+        while step < self.width:
+            x = fold.both(b.shuffle(nothing, x, range(self.width - step, 2 * self.width - step)), x)
+            step *= 2
+        x = fold.both(slot.get(), x)
+        slot.set(b.op(x.scalar, 1, f"extractelement {x.typed}, i32 {self.width - 1}"))
+        return x
 
     def _check(self, i: int) -> Value:
         b, instr = self.b, self.code.body[i]
@@ -308,4 +360,4 @@ def _rounds(instr: Any) -> bool:
 def _affine(instr: Any) -> Affine | None:
     if instr.name == "index":
         return instr.extra
-    return instr.extra[1] if instr.name in ("load", "store") else None
+    return instr.extra[1] if instr.name in PLACED else None

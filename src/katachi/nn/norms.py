@@ -24,7 +24,13 @@ def _standardise(x: Node, axes: tuple[int, ...], eps: float) -> tuple[Node, Node
     off = b.subtract(x, mean)
     variance = b.reduce("reduce_sum", b.multiply(off, off), axes, keepdims=True)
     variance = b.divide(variance, b.like(variance, n))
-    return b.divide(off, make("sqrt", b.shift(variance, eps))), mean, variance
+    return b.multiply(off, _inverse_root(variance, eps)), mean, variance
+
+
+def _inverse_root(x: Node, eps: float) -> Node:
+    """1 / sqrt(x + eps): one division a row, where dividing by the root would take one an element."""
+    root = make("sqrt", b.shift(x, eps))
+    return b.divide(b.like(root, 1.0), root)
 
 
 def _last_axes(x: Node, shape: tuple[int, ...], affine: list[Node]) -> tuple[int, ...]:
@@ -76,7 +82,7 @@ def _rms_norm(x: Node, *rest: Any) -> Node:
     square = b.reduce("reduce_sum", b.multiply(x, x), axes, keepdims=True)
     square = b.divide(square, b.like(square, float(count(shape))))
     least = float(finfo(x.dtype.numpy).eps) if eps is None else eps
-    out = b.divide(x, make("sqrt", b.shift(square, least)))
+    out = b.multiply(x, _inverse_root(square, least))
     return b.multiply(out, b.convert(affine[0], x.dtype)) if affine else out
 
 
@@ -127,7 +133,7 @@ def _batch_norm_fixed(x: Node, mean: Node, variance: Node, *rest: Any) -> Node:
     *affine, eps = rest
     x, shape = floating(x), _across(x, x.shape[1])
     mean, variance = (b.reshape(b.convert(p, x.dtype), shape) for p in (mean, variance))
-    out = b.divide(b.subtract(x, mean), make("sqrt", b.shift(variance, eps)))
+    out = b.multiply(b.subtract(x, mean), _inverse_root(variance, eps))
     return _rescale(out, tuple(affine), shape)
 
 

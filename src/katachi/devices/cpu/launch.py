@@ -15,6 +15,7 @@ from katachi.errors import IndexBoundsError
 from katachi.graph.node import Node
 from katachi.kernels.attention import lower_attention
 from katachi.kernels.convolution import lower_convolution
+from katachi.kernels.in_order import lower_in_order
 from katachi.kernels.loops import Kernel
 from katachi.kernels.matmul import lower_matmul
 from katachi.kernels.nest import lower_loops
@@ -102,7 +103,8 @@ def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
             parts.extend((key, parameters, tasks, late) for key, parameters, tasks in steps)
             keep.append(scratch)
             continue
-        kernel = lower_loops(group.nodes, group.inputs, group.outputs, index)
+        these = group.nodes, group.inputs, group.outputs, index
+        kernel = lower_in_order(*these) if group.kind == "in order" else lower_loops(*these, group.local)
         tasks = _split(kernel, threads)
         if tasks:
             flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
