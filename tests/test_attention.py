@@ -27,9 +27,9 @@ WIDTHS = st.sampled_from([0, 1, 3, 8, 16, 17, 32, 33, 48, 64])
 Array = np.ndarray[Any, Any]
 
 
-def family(q: Node, k: Node, v: Node, g: Node, mask: Sequence[Node], scale: float, causal: bool) -> list[Node]:
+def family(*xs: Node, mask: Sequence[Node] = (), scale: float = 0.3, causal: bool = False) -> list[Node]:
     """Result, logsumexp and the three gradients."""
-    how = {"scale": scale, "causal": causal}
+    (q, k, v, g), how = xs, {"scale": scale, "causal": causal}
     out = attention(q, k, v, mask, scale, causal)
     logsumexp = out.inputs[3]
     grads = [make("attention_gradient", q, k, v, logsumexp, out, g, *mask, **how, of=of) for of in range(3)]
@@ -63,7 +63,7 @@ def test_template(alone: bool, data: st.DataObject) -> None:
             m = make("transpose", m, permutation=(1, 0)) if shape == (s, t) else m
             start = len(lead) + 2 - len(m.shape)
             mask = [make("broadcast_in_dim", m, shape=(*lead, t, s), dims=tuple(range(start, len(lead) + 2)))]
-        check(family(q, k, v, g, mask, 0.3, causal), feeds, 16, 400)
+        check(family(q, k, v, g, mask=mask, causal=causal), feeds, 16, 400)
 
 
 LAYOUTS: dict[str, Callable[[Node], Node]] = {
@@ -84,7 +84,7 @@ LAYOUTS: dict[str, Callable[[Node], Node]] = {
 def test_views(layout: str, dtype: DType) -> None:
     rng, feeds = np.random.default_rng(0), Feeds()
     xs = [feeds(rng.standard_normal((2, 40, 40, 40)), dtype) for _ in range(4)]
-    check(family(*map(LAYOUTS[layout], xs), [], 0.2, True), feeds, 16, 400)
+    check(family(*map(LAYOUTS[layout], xs), scale=0.2, causal=True), feeds, 16, 400)
 
 
 def split(packed: Node, i: int) -> Node:
@@ -98,7 +98,7 @@ def test_packed_heads_are_read_where_they_lie() -> None:
     rng, feeds = np.random.default_rng(0), Feeds()
     packed = make("reshape", feeds(rng.standard_normal((3, 70, 3 * 4 * 20)), float32), shape=(3, 70, 3, 4, 20))
     g = make("transpose", feeds(rng.standard_normal((3, 70, 4, 20)), float32), permutation=(0, 2, 1, 3))
-    results = family(*(split(packed, i) for i in range(3)), g, [], 0.2, True)
+    results = family(*(split(packed, i) for i in range(3)), g, scale=0.2, causal=True)
     groups = groups_of(results)
     assert [group.kind for group in groups] == ["attention", "attention"]
     assert [len(group.outputs) for group in groups] == [2, 3]
@@ -115,7 +115,7 @@ def test_more_axes_than_the_template_has_loops() -> None:
     mask = make(
         "broadcast_in_dim", feeds(rng.random((3, 2, 5, 5)) < 0.7), shape=(2, 3, 1, 2, 2, 2, 5, 5), dims=(1, 5, 6, 7)
     )
-    check(family(*xs, [mask], 0.5, False), feeds, 16, 200)
+    check(family(*xs, mask=[mask], scale=0.5), feeds, 16, 200)
 
 
 @pytest.mark.parametrize("bits", [128, 256])
@@ -125,14 +125,14 @@ def test_narrow_targets_without_masks(bits: int, monkeypatch: pytest.MonkeyPatch
     for t, s, e, f, dtype in ((70, 70, 20, 33, float32), (33, 140, 16, 8, float64)):
         rng, feeds = np.random.default_rng(0), Feeds()
         q, k, v, g = operands(feeds, rng, (2,), t, s, e, f, dtype)
-        check(family(q, k, v, g, [], 0.3, True), feeds, 16, 400)
-        check(family(q, k, v, g, [feeds(rng.random((2, t, s)) < 0.7)], 0.3, False), feeds, 16, 400)
+        check(family(q, k, v, g, causal=True), feeds, 16, 400)
+        check(family(q, k, v, g, mask=[feeds(rng.random((2, t, s)) < 0.7)]), feeds, 16, 400)
 
 
 def test_results_that_nobody_asks_for_are_not_made() -> None:
     rng, feeds = np.random.default_rng(0), Feeds()
     q, k, v, g = operands(feeds, rng, (4,), 50, 60, 16, 24, float32)
-    results = family(q, k, v, g, [], 0.3, False)
+    results = family(q, k, v, g)
     for wanted in ([0], [1], [3], [2, 4], [0, 4]):
         check([results[i] for i in wanted], feeds, 16, 400)
     assert len(groups_of(results[:1])[0].outputs) == 1
@@ -153,9 +153,9 @@ def test_nothing_to_look_at() -> None:
     q, k, v, g = operands(feeds, rng, (3,), 40, 40, 16, 16, float32)
     seen = rng.random((3, 40, 40)) < 0.8
     seen[:, 5] = False
-    out, logsumexp, dq, *_ = compiled(family(q, k, v, g, [feeds(seen)], 0.3, True), feeds)
+    out, logsumexp, dq, *_ = compiled(family(q, k, v, g, mask=[feeds(seen)], causal=True), feeds)
     assert (out[:, 5] == 0).all() and (logsumexp[:, 5] == -np.inf).all() and (dq[:, 5] == 0).all()
-    check(family(q, k, v, g, [feeds(seen)], 0.3, True), feeds, 16, 200)
+    check(family(q, k, v, g, mask=[feeds(seen)], causal=True), feeds, 16, 200)
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
@@ -164,7 +164,7 @@ def test_nan_and_infinity_propagate(odd: float) -> None:
         rng, feeds = np.random.default_rng(0), Feeds()
         q, k, v, g = operands(feeds, rng, (2,), 40, 40, 16, 16, float32)
         feeds[(q, k, v)[operand]][0, 3, 2] = odd
-        results = family(q, k, v, g, [], 0.3, False)
+        results = family(q, k, v, g)
         with np.errstate(all="ignore"):
             for got, want in zip(compiled(results[:2], feeds), expected(results[:2], feeds), strict=True):
                 np.testing.assert_allclose(got, want, 1e-5, 1e-5)
@@ -180,7 +180,7 @@ def test_far_apart_scores_do_not_overflow() -> None:
 def test_the_composed_form_agrees(causal: bool) -> None:
     rng, feeds = np.random.default_rng(0), Feeds()
     q, k, v, g = operands(feeds, rng, (2, 3), 70, 90, 24, 40, float32)
-    results = family(q, k, v, g, [feeds(rng.random((2, 3, 70, 90)) < 0.8)], 0.3, causal)
+    results = family(q, k, v, g, mask=[feeds(rng.random((2, 3, 70, 90)) < 0.8)], causal=causal)
     apart = optimise([composed(n.primitive, n.inputs, n.attrs) for n in results])
     assert not {n.primitive for n in toposort(apart)} & FIRST_MASK.keys()
     for got, want in zip(compiled(results, feeds), compiled(apart, feeds), strict=True):
@@ -189,17 +189,17 @@ def test_the_composed_form_agrees(causal: bool) -> None:
 
 def test_what_has_no_kernel_is_composed() -> None:
     xs = [input_node(aval((2, 5, 4), float16, "cpu", False), i) for i in range(4)]
-    results = optimise(family(*xs, [], 0.3, True), check=True)
+    results = optimise(family(*xs, causal=True), check=True)
     assert not {n.primitive for n in toposort(results)} & FIRST_MASK.keys()
     verify([make("tanh", results[0])])
-    kept = optimise(family(*[input_node(aval((2, 5, 4), float32, "cpu", False), i) for i in range(4)], [], 0.3, True))
+    kept = optimise(family(*[input_node(aval((2, 5, 4), float32, "cpu", False), i) for i in range(4)], causal=True))
     assert {n.primitive for n in toposort(kept)} == {*FIRST_MASK, "input"}
 
 
 def test_other_sizes_compile_nothing_and_make_no_scores() -> None:
     def run(lead: tuple[int, ...], t: int, s: int, e: int) -> None:
         rng, feeds = np.random.default_rng(0), Feeds()
-        results = family(*operands(feeds, rng, lead, t, s, e, e, float32), [], 0.3, True)
+        results = family(*operands(feeds, rng, lead, t, s, e, e, float32), causal=True)
         check(results, feeds, 16, 400)
         assert all(np.prod(n.shape) <= max(t, s) * e * np.prod(lead) for g in groups_of(results) for n in g.outputs)
 
@@ -213,7 +213,7 @@ def test_other_sizes_compile_nothing_and_make_no_scores() -> None:
 def test_many_tasks_give_the_same_bits() -> None:
     for heads in (1, 3, 16):
         rng, feeds = np.random.default_rng(0), Feeds()
-        results = family(*operands(feeds, rng, (heads,), 400, 400, 32, 32, float32), [], 0.3, True)
+        results = family(*operands(feeds, rng, (heads,), 400, 400, 32, 32, float32), causal=True)
         first = compiled(results, feeds)
         for _ in range(4):
             for a, b in zip(compiled(results, feeds), first, strict=True):
@@ -244,12 +244,12 @@ def test_gradients_are_difference_quotients(device: str, causal: bool) -> None:
     with kt.device(device):
         xs, directions = arrays(*QKV), arrays(*reversed(QKV))[::-1]
         mask = kt.tensor(np.random.default_rng(0).random((5, 6)) < 0.7)
-        grads = kt.grad(lambda *a: loss(*a, mask, causal), argnums=(0, 1, 2))(*map(kt.variable, xs))
+        grads = kt.grad(lambda *a: loss(*a, mask=mask, causal=causal), argnums=(0, 1, 2))(*map(kt.variable, xs))
         for i, (g, d) in enumerate(zip(grads, directions, strict=True)):
             ends = []
             for step in (1e-5, -1e-5):
                 moved = [x + step * d if j == i else x for j, x in enumerate(xs)]
-                ends.append(loss(*map(kt.tensor, moved), mask, causal).item())
+                ends.append(loss(*map(kt.tensor, moved), mask=mask, causal=causal).item())
             assert float((g.numpy() * d).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6, abs=1e-8)
 
 
@@ -333,6 +333,18 @@ def test_dtypes(device: str, dtype: Any) -> None:
         np.testing.assert_allclose(
             out.astype(kt.float64).numpy(), F.scaled_dot_product_attention(*wide).numpy(), atol=5e-3
         )
+
+
+def test_constants_as_operands() -> None:
+    found = []
+    for device in ("reference", "cpu"):
+        with kt.device(device):
+            q, ones = kt.tensor(arrays((2, 5, 4))[0]), kt.ones((2, 6, 4), dtype=kt.float64)
+            may_look = kt.ones((5, 6), dtype=kt.bool)
+            found.append(F.scaled_dot_product_attention(q, ones, ones, may_look).numpy())
+            found.append(F.scaled_dot_product_attention(ones, ones, ones, is_causal=True).numpy()[:, 1:])
+    for x in found:
+        np.testing.assert_allclose(x, 1, 1e-12)
 
 
 def test_misfits_are_told() -> None:

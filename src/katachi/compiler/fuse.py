@@ -69,9 +69,9 @@ def _labels(node: Node, operand: int, at: Labels) -> Labels:
             None if n == 1 else at[terms[0][0]] if start == 0 and len(terms) == 1 and terms[0][1] == 1 else -1
             for n, (start, terms) in zip(x.shape, index, strict=True)
         )
-    if kind in ("pad", "concatenate", "gather", "scatter", "rng_bits", *WINDOWED):
+    if kind in ("pad", "concatenate", "gather", "scatter", "rng_bits", "dynamic_slice", *WINDOWED):
         return unknown
-    return at
+    return unknown if kind == "dynamic_update_slice" and operand > 0 else at
 
 
 def _flat_reshape(node: Node) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,6 +96,8 @@ class NativeProgram:
         before = engine().compiled
         self.given: dict[int, Buffer] = {}  # while a run is prepared
         self.stretches = self._load(groups, index, in_place)
+        scratch = max((part.scratch for part in self.stretches if not isinstance(part, Step)), default=0)
+        self.plan = replace(self.plan, scratch=scratch)
         self.last = self.stretches[-1] if self.stretches and not isinstance(self.stretches[-1], Step) else None
         self.long = _seconds(groups) > BESIDE
         self.kernels_compiled = engine().compiled - before
@@ -181,7 +184,7 @@ class NativeProgram:
         for row, n in self.plain:
             given[row] = allocate(n.shape, n.dtype.numpy)
             given[row].array[...] = n.attrs["value"]
-        Usage.running(self.plan.arena)
+        Usage.running(self.plan.arena + self.plan.scratch)
         self.given, self.done = given, False
         if self.last is not None:
             self.last.status[3] = 0

@@ -14,16 +14,18 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """`offsets` in bytes by temporary; `arena` is the size that holds them; `output` the bytes handed out beside it."""
+    """`offsets` in bytes by temporary; `arena` is the size that holds them; `output` the bytes handed out beside it;
+    `scratch` what templates pack into, which all programs share."""
 
     offsets: dict[Hashable, int]
     arena: int
     output: int
+    scratch: int = 0
 
     @property
     def bytes(self) -> int:
         """What running the program adds to memory at the most."""
-        return self.arena + self.output
+        return self.arena + self.output + self.scratch
 
 
 def plan(

@@ -1,8 +1,8 @@
 """Attention, softmax(scale q k^T) v, as primitives that never make the T x S scores, and what they are composed of.
 
-The logsumexp of each row of scores is a value of its own: with it the weights can be had again block by block on the way
-back. It and `out` are operands only to be remembered: they must be what the other primitives made of the same q, k, v
-and mask. So they have no derivative; those of the rest count all that depends on them.
+The logsumexp of each row of scores is a value of its own: with it the weights can be had again block by block on the
+way back. It and `out` are operands only to be remembered: they must be what the other primitives made of the same q, k,
+v and mask. So they have no derivative; those of the rest count all that depends on them.
 
     attention_logsumexp   q (..., T, E), k (..., S, E), mask                            to (..., T)
     attention             q, k, v (..., S, F), logsumexp, mask                          to (..., T, F)

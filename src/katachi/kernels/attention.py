@@ -2,9 +2,9 @@
 
 For a block of queries the keys are visited block by block. Each row of scores is turned into exponentials less the
 largest score seen so far, and what was added up before is scaled when a larger one comes (Milakov and Gimelshein, 2018;
-Dao et al., 2022). On the way back the logsumexp gives the weights at once. All products are the matmul's register tiles;
-keys (and values, on the way back) are packed transposed, each task for itself. Blocks that no query of theirs may look
-at are passed over.
+Dao et al., 2022). On the way back the logsumexp gives the weights at once. All products are the matmul's register
+tiles; keys (and values, on the way back) are packed transposed, each task for itself. What `causal` hides from a whole
+block of queries is passed over.
 
 A task is a head, or some queries of one. The gradients of keys and values add up over queries, those of queries over
 keys: one task has them all where there are heads enough; otherwise tasks with some keys each make the former, and tasks
@@ -33,7 +33,8 @@ RESULTS = ("logsumexp", "out", "dq", "dk", "dv")
 PLACED = (*OPERANDS, *RESULTS[2:])
 NAMES = [
     "queries", "keys", "width", "values", "scale", "causal", "units", "per_task", "some_queries", "some_keys",
-    "scratch", "each", "packed_k", "packed_v", "p", "back", "mean", "sums", "top", "total", *(f"size{i}" for i in range(LEAD)),
+    "scratch", "each", "packed_k", "packed_v", "p", "back", "mean", "sums", "top", "total",
+    *(f"size{i}" for i in range(LEAD)),
     *(f"{x}_{part}" for x in PLACED for part in ("row", "at", "step", "column", *(f"lead{i}" for i in range(LEAD)))),
 ]  # fmt: skip
 
@@ -83,15 +84,13 @@ def _view(node: Node) -> Operand:
     """An operand as it lies in memory."""
     rank = len(node.shape)
     at = tuple(ZERO if n == 1 else (0, ((i, 1),)) for i, n in enumerate(node.shape))
-    x = node
+    x, shape = node, node.shape
     while x.primitive in INDEX:
         operand = INDEX[x.primitive](x, at)
-        x, shape = x.inputs[0], x.shape
+        x = x.inputs[0]
         if operand is None:  # a reshape of what is in memory, where any shape is as good as another
             break
         at, shape = operand, x.shape
-    else:
-        shape = x.shape
     offset, terms = combine(*zip(strides(shape), at, strict=True))
     return Operand(x, offset, tuple(dict(terms).get(i, 0) for i in range(rank)))
 

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from katachi.graph.attention import FIRST_MASK
-from katachi.graph.dtypes import DType
+from katachi.graph.dtypes import DType, int64
 from katachi.graph.node import Node
-from katachi.graph.primitives import REDUCTIONS
+from katachi.graph.primitives import CUMULATIVE, REDUCTIONS
+from katachi.kernels.loops import THREAD
 
 # offset, then (variable, coefficient) sorted: variables are loops (0, 1, ...) and values (-1 - instruction)
 Index: TypeAlias = tuple[int, tuple[tuple[int, int], ...]]
@@ -110,6 +111,7 @@ class Lowerer:
         self.accumulated: dict[Node, tuple[int, Indices]] = {}  # and the index it was computed at
         self.numbers: list[int] = []
         self.checks: list[tuple[int, Node]] = []
+        self.steps: dict[Node, list[int]] = {}  # of values that each thread holds a row of: the steps within, the row's
 
     def emit(self, name: str, dtype: str, *args: int, extra: Any = None) -> int:
         key = (name, dtype, args, extra)
@@ -149,11 +151,21 @@ class Lowerer:
         return LOWERING[node.primitive](self, node, at, mask)
 
     def load(self, node: Node, shape: Sequence[int], at: Indices, mask: int | None) -> int:
-        place = combine(*zip(strides(shape), at, strict=True))
+        place = self.place(node, shape, at)
         return self.emit("load", node.dtype.name, *([] if mask is None else [mask]), extra=(self.rows[node], place))
+
+    def place(self, node: Node, shape: Sequence[int], at: Indices) -> Index:
+        """Where an element lies: in an array, or in the row that its thread has."""
+        if node not in self.steps:
+            return combine(*zip(strides(shape), at, strict=True))
+        *steps, row = self.steps[node]
+        return combine(*zip(steps, at, strict=True), (row, (0, ((THREAD, 1),))))
 
     def both(self, a: int | None, b: int) -> int:
         return b if a is None else self.emit("and", "bool", a, b)
+
+    def converted(self, value: int, source: DType, target: DType) -> int:
+        return value if source is target else self.emit("convert", target.name, value, extra=source.name)
 
     def constant(self, value: float, dtype: DType) -> int:
         """Only the commonest numbers are part of the code; the others may come from a size, such as a mean's count."""
@@ -166,6 +178,25 @@ class Lowerer:
                 "argument", dtype.name, extra=self.slot(int.from_bytes(bits, "little", signed=True))
             )
         return self.known[known]
+
+
+def floor_divide(lo: Lowerer, index: Index, divisor: int) -> Index:
+    """index // divisor, with what no vector unit has, the division of integers, done otherwise."""
+    if divisor == 1:
+        return index
+    number = lo.index(index)
+    if divisor & (divisor - 1) == 0:
+        shift = lo.constant(divisor.bit_length() - 1, int64)
+        quotient = lo.emit("shift_right_arithmetic", "int64", number, shift)
+    else:  # exact below 2**50: a quotient and a half is never nearer to an integer than a rounding error
+        real, half, inverse = (
+            lo.emit("convert", "float64", number, extra="int64"),
+            lo.emit("constant", "float64", extra=0.5),
+            lo.emit("constant", "float64", extra=1 / divisor),
+        )
+        scaled = lo.emit("multiply", "float64", lo.emit("add", "float64", real, half), inverse)
+        quotient = lo.emit("convert", "int64", lo.emit("floor", "float64", scaled), extra="float64")
+    return 0, ((-1 - quotient, 1),)
 
 
 LOWERING: dict[str, Callable[[Lowerer, Node, Indices, int | None], int]] = {}
@@ -199,8 +230,7 @@ def _compare(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
 @_rule("convert")
 def _convert(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     (x,) = node.inputs
-    operand = lo.value(x, at, mask)
-    return operand if x.dtype is node.dtype else lo.emit("convert", node.dtype.name, operand, extra=x.dtype.name)
+    return lo.converted(lo.value(x, at, mask), x.dtype, node.dtype)
 
 
 @_rule("is_finite", "bitcast_convert")
@@ -238,9 +268,14 @@ def _pad(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     inside, operand = None, []
     for i, (index, n) in enumerate(zip(at, x.shape, strict=True)):
         shifted = combine((1, index), (1, (-node.attrs["low"][i], ())))
-        if node.attrs["low"][i] or node.attrs["high"][i]:
-            inside = lo.both(inside, _within(lo, lo.index(shifted), n))
-        operand.append(ZERO if n == 1 else shifted)
+        step = 1 if n == 1 else node.attrs["interior"][i] + 1
+        place = floor_divide(lo, shifted, step)
+        if step > 1:  # between the elements there is padding
+            rest = lo.index(combine((1, shifted), (-step, place)))
+            inside = lo.both(inside, lo.emit("compare", "bool", rest, lo.constant(0, int64), extra=("EQ", "int64")))
+        if step > 1 or node.attrs["low"][i] or node.attrs["high"][i]:
+            inside = lo.both(inside, _within(lo, lo.index(place), n))
+        operand.append(ZERO if n == 1 else place)
     if inside is None:
         return lo.value(x, at, mask)
     value = lo.value(x, tuple(operand), inside if mask is None else lo.both(mask, inside))
@@ -250,6 +285,41 @@ def _pad(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
 def _within(lo: Lowerer, index: int, size: int) -> int:
     """0 <= index < size, in one comparison."""
     return lo.emit("compare", "bool", index, lo.number(size), extra=("LT", "uint64"))
+
+
+def _starts(lo: Lowerer, block: Sequence[int], whole: Sequence[int], starts: Sequence[Node]) -> list[Index]:
+    """Where a block begins, moved so that it lies inside."""
+    out: list[Index] = []
+    for start, size, n in zip(starts, block, whole, strict=True):
+        if start.primitive == "constant":
+            out.append((min(max(start.attrs["value"], 0), n - size), ()))
+            continue
+        value = lo.converted(lo.value(start, (), None), start.dtype, int64)
+        value = lo.emit("maximum", "int64", value, lo.constant(0, int64))
+        value = lo.emit("minimum", "int64", value, lo.number(n - size))
+        out.append((0, ((-1 - value, 1),)))
+    return out
+
+
+@_rule("dynamic_slice")
+def _dynamic_slice(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
+    x, *starts = node.inputs
+    moved = [combine((1, i), (1, s)) for i, s in zip(at, _starts(lo, node.shape, x.shape, starts), strict=True)]
+    return lo.value(x, tuple(ZERO if n == 1 else i for n, i in zip(x.shape, moved, strict=True)), mask)
+
+
+@_rule("dynamic_update_slice")
+def _dynamic_update_slice(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
+    x, update, *starts = node.inputs
+    inside, moved = None, []
+    for i, start, n in zip(at, _starts(lo, update.shape, x.shape, starts), update.shape, strict=True):
+        place = combine((1, i), (-1, start))
+        inside = lo.both(inside, _within(lo, lo.index(place), n))
+        moved.append(ZERO if n == 1 else place)
+    if inside is None:
+        return lo.value(update, at, mask)
+    new = lo.value(update, tuple(moved), inside if mask is None else lo.both(mask, inside))
+    return lo.emit("select", node.dtype.name, inside, new, lo.value(x, at, mask))
 
 
 @_rule("concatenate")
@@ -268,10 +338,7 @@ def _concatenate(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
 
 @_rule("iota")
 def _iota(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
-    index = lo.index(at[node.attrs["dimension"]])
-    if node.dtype.name == "int64":
-        return index
-    return lo.emit("convert", node.dtype.name, index, extra="int64")
+    return lo.converted(lo.index(at[node.attrs["dimension"]]), int64, node.dtype)
 
 
 @_rule("rng_bits")
@@ -284,7 +351,7 @@ def _rng_bits(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     return lo.emit("philox", "uint32", flat, *words)
 
 
-def _indexed(
+def indexed(
     lo: Lowerer, node: Node, lead: Indices, position: Indices, mask: int | None
 ) -> tuple[dict[int, Index], int | None]:
     """For each axis that a gather or scatter addresses the index read at `position`, and where all are inside."""
@@ -293,7 +360,7 @@ def _indexed(
     for i, axis in enumerate(node.attrs["axes"]):
         at = (*lead, *position, ZERO if index.shape[-1] == 1 else (i, ()))
         read = lo.value(index, at, mask)
-        wide = read if index.dtype.name == "int64" else lo.emit("convert", "int64", read, extra=index.dtype.name)
+        wide = lo.converted(read, index.dtype, int64)
         report = len(lo.checks)
         lo.checks.append((report, node))
         extra = (lo.slot(x.shape[axis]), lo.slot(report))
@@ -308,7 +375,7 @@ def _gather(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     x, index = node.inputs
     batch = node.attrs["batch"]
     positions = len(index.shape) - 1
-    chosen, mask = _indexed(lo, node, at[:batch], at[batch:positions], mask)
+    chosen, mask = indexed(lo, node, at[:batch], at[batch:positions], mask)
     rest = iter(at[positions:])
     operand = [*at[:batch], *(chosen[i] if i in chosen else next(rest) for i in range(batch, len(x.shape)))]
     return lo.value(
@@ -318,12 +385,17 @@ def _gather(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     )
 
 
+def one_place(node: Node) -> bool:
+    """Whether a scatter has one place a batch row."""
+    return len(node.inputs[1].shape) == node.attrs["batch"] + 1
+
+
 @_rule("scatter")
 def _scatter(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     """One place a batch row: every element asks whether it is the one."""
     x, _, update = node.inputs
     batch = node.attrs["batch"]
-    chosen, _ = _indexed(lo, node, at[:batch], (), mask)
+    chosen, _ = indexed(lo, node, at[:batch], (), mask)
     hit = None
     for axis, place in chosen.items():
         wanted = -1 - place[1][0][0]
@@ -347,7 +419,7 @@ def _no_rule(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     raise AssertionError(f"{node} must begin a group, not stand inside one")
 
 
-_rule(*REDUCTIONS, "argmax")(_no_rule)
+_rule(*REDUCTIONS, "argmax", *CUMULATIVE)(_no_rule)
 
 
 def lowerable(node: Node) -> bool:
@@ -369,9 +441,4 @@ def lowerable(node: Node) -> bool:
         return windows.suits(node) or (node.primitive == "convolution" and convolution.suits(node))
     if node.primitive == "power":
         return node.dtype.is_floating
-    if node.primitive == "pad":
-        return not any(node.attrs["interior"])
-    if node.primitive == "scatter":
-        _, index, _ = node.inputs
-        return len(index.shape) == node.attrs["batch"] + 1
     return node.primitive in LOWERING or node.primitive == "input"

@@ -1,8 +1,9 @@
 """The matmul template: any strides, any batch, one micro-kernel for all.
 
 A task is a block of the result. Its tiles of MR rows and up to NV vectors of columns stay in registers while a block of
-K passes. A is read where it lies, B as well if its rows are contiguous; otherwise a kernel packs B first, in panels of
-one tile's width. Masks guard the last columns; rows beyond the last repeat row 0 and are not stored.
+K passes. A is read where it lies, B as well if its rows are contiguous; otherwise each task packs what it reads of B, a
+panel of one tile's width at a time, into memory of its thread's own that stays in the caches. Masks guard the last
+columns; rows beyond the last repeat row 0 and are not stored.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ _NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "b
 
 
 class Product(NamedTuple):
-    """The key of a compiled template: nothing but the dtype and which of its two kernels."""
+    """The key of a compiled template: nothing but the dtype."""
 
     dtype: str
-    part: str  # "multiply" or "pack"
 
 
 class Problem(NamedTuple):
@@ -132,6 +132,12 @@ def scratch_of(size: int) -> np.ndarray[Any, Any]:
     return _scratch
 
 
+def aligned(memory: np.ndarray[Any, Any]) -> int:
+    """The first address in it that begins a cache line."""
+    address = memory.__array_interface__["data"][0]
+    return address + -address % 64
+
+
 def tile(target: Target) -> tuple[int, int]:
     """Rows and vectors of the register tile."""
     return (
@@ -160,42 +166,26 @@ def lower_matmul(
     if m * n * repeats == 0:
         return [], None
 
+    packs = not (bcs == 1 or n == 1 or k == 0)
+    shapes = [(48, max(96 // width, 1) * width), (48, width), (24, width), (16, width), (mr, width)]
+    if packs:  # the more rows of a task, the less its packing weighs
+        shapes = [(max(-(-m // parts // mr) * mr, mr), width) for parts in (1, 2, 4, 8, 16) if m > 64 * (parts - 1)]
     high, wide = m, -(-n // width) * width
     if threads > 1 and m * n * max(k, 1) * repeats >= ALONE:
-        across = max(96 // width, 1) * width
-        for high, wide in ((48, across), (48, width), (24, width), (16, width), (mr, width)):
+        for high, wide in shapes:
             if -(-m // high) * -(-n // wide) * repeats >= 4 * threads:
                 break
-    tasks = -(-m // high) * -(-n // wide) * repeats
-    common = {
+    memory = scratch_of(threads * K_BLOCK * width * itemsize) if packs else None
+    numbers = {
         "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
-        "n": n, "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "panel": 0, "rows": high,
-        "columns": wide,
+        "n": n, "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "rows": high, "columns": wide,
+        "panel": 0 if memory is None else aligned(memory),
     }  # fmt: skip
     for i, (size, *steps) in enumerate(outer):
-        common[f"size{i}"] = size
-        common.update(zip((f"astep{i}", f"bstep{i}", f"cstep{i}"), steps, strict=True))
-    multiply = Product(dtype, "multiply")
-    if bcs == 1 or n == 1 or k == 0:
-        return [(multiply, [common[name] for name in _NAMES], tasks)], None
-
-    panels, moving = -(-n // width), any(b for _, _, b, _ in p.outer)
-    copies = repeats if moving else 1
-    each = panels * width * k
-    memory = scratch_of(copies * each * itemsize)
-    address = memory.__array_interface__["data"][0]
-    pack = {**common, "panel": address + -address % 64}
-    if not moving:
-        pack.update({f"size{i}": 1 for i in range(OUTER)})
-    packed = dict(common, panel=pack["panel"], brs=width, bcs=1, b_offset=0)
-    step = each if moving else 0
-    for i in range(OUTER - 1, -1, -1):
-        packed[f"bstep{i}"] = step
-        step *= common[f"size{i}"]
-    return [
-        (Product(dtype, "pack"), [pack[name] for name in _NAMES], copies * panels),
-        (multiply, [packed[name] for name in _NAMES], tasks),
-    ], memory
+        numbers[f"size{i}"] = size
+        numbers.update(zip((f"astep{i}", f"bstep{i}", f"cstep{i}"), steps, strict=True))
+    tasks = -(-m // high) * -(-n // wide) * repeats
+    return [(Product(dtype), [numbers[name] for name in _NAMES], tasks)], memory
 
 
 def write_product(product: Product, name: str, target: Target, declared: set[str]) -> str:
@@ -207,12 +197,9 @@ def write_product(product: Product, name: str, target: Target, declared: set[str
     b = Builder(head, declared)
     base_pointer = b.value("ptr", 1, "%parameters")
     v = {key: b.load("i64", b.place("i64", base_pointer, i)) for i, key in enumerate(_NAMES)}
-    if product.part == "pack":
-        _write_pack(b, v, scalar, lanes, nv)
-        return b.text()
     micros = [write_micro(f"{name}.tile{i}", scalar, lanes, mr, i, declared) for i in range(1, nv + 1)]
     _write_multiply(b, v, name, scalar, lanes, mr, nv)
-    return "\n".join([*micros, b.text()])
+    return "\n".join([*micros, _write_pack(f"{name}.pack", scalar, lanes, nv, declared), b.text()])
 
 
 def _row(b: Builder, row: Value) -> Value:
@@ -241,15 +228,15 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
     rest, i_task = _remainder(b, b.value("i64", 1, "%task"), down)
     rest, j_task = _remainder(b, rest, along)
     a_off, b_off, c_off = _around(b, v, rest, ("astep", "bstep", "cstep"))
-    packed = v["panel"].ne(0)
+    packs = v["panel"].ne(0)
     a = b.place(scalar, _row(b, v["a"]), v["a_offset"] + a_off)
     panel = b.op("ptr", 1, f"inttoptr i64 {v['panel']} to ptr")
-    right = b.place(scalar, b.select(packed, panel, _row(b, v["b"])), v["b_offset"] + b_off)
+    panel = b.place(scalar, panel, b.value("i64", 1, "%thread") * (K_BLOCK * width))
+    right = b.place(scalar, _row(b, v["b"]), v["b_offset"] + b_off)
     c = b.place(scalar, _row(b, v["c"]), c_off)
     i0, j0 = i_task * v["rows"], j_task * v["columns"]
     i1, j1 = b.smin(i0 + v["rows"], v["m"]), b.smin(j0 + v["columns"], v["n"])
-    # a packed panel is `width` columns apart by k rows of them; in place, neighbours are one apart
-    j_step = b.select(packed, v["k"], b.const("i64", 1))
+    b_step = b.select(packs, b.const("i64", width), v["brs"])
     at_least_once = b.select(v["k"] > 0, v["k"], b.const("i64", 1))
     with b.loop(b.const("i64", 0), at_least_once, K_BLOCK) as p:
         k = b.smin(v["k"] - p, K_BLOCK)
@@ -257,10 +244,14 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
         b_block = b.place(scalar, right, p * v["brs"])
         with b.loop(j0, j1, width) as j:
             columns = b.smin(j1 - j, width)
-            b_tile = b.place(scalar, b_block, j * j_step)
+            source = b.place(scalar, b_block, j * v["bcs"])
+            b_tile = b.select(packs, panel, source)
+            with b.when(packs):
+                operands = (panel, source, v["brs"], v["bcs"], k, columns)
+                b.do(f"call void @{name}.pack({', '.join(x.typed for x in operands)})")
             with b.loop(i0, i1, mr) as i:
                 args = [
-                    b.place(scalar, a_block, i * v["ars"]), v["ars"], v["acs"], b_tile, v["brs"],
+                    b.place(scalar, a_block, i * v["ars"]), v["ars"], v["acs"], b_tile, b_step,
                     b.place(scalar, c, i * v["ldc"] + j), v["ldc"], k, b.smin(i1 - i, mr), columns, p,
                 ]  # fmt: skip
 
@@ -342,23 +333,19 @@ def transposed(b: Builder, rows: list[Value]) -> list[Value]:
     return out
 
 
-def _write_pack(b: Builder, v: dict[str, Value], scalar: str, lanes: int, nv: int) -> None:
-    """One panel: k rows of a tile's width, zeros beyond the last column."""
-    width = lanes * nv
-    panels = (v["n"] + (width - 1)) / b.const("i64", width)
-    copy, panel = _remainder(b, b.value("i64", 1, "%task"), panels)
-    (offset,) = _around(b, v, copy, ("bstep",))
-    source = b.place(scalar, _row(b, v["b"]), v["b_offset"] + offset + panel * width * v["bcs"])
-    start = b.op("ptr", 1, f"inttoptr i64 {v['panel']} to ptr")
-    target = b.place(scalar, start, b.value("i64", 1, "%task") * v["k"] * width)
-    columns = b.smin(v["n"] - panel * width, width)
-    zero, k = b.const("i64", 0), v["k"]
+def _write_pack(name: str, scalar: str, lanes: int, nv: int, declared: set[str]) -> str:
+    """k rows of a panel, a tile's width each, zeros beyond the last column."""
+    arguments = "ptr %target, ptr %source, i64 %brs, i64 %bcs, i64 %k, i64 %columns"
+    b = Builder(f"define internal void @{name}({arguments}) noinline", declared)
+    target, source = b.value("ptr", 1, "%target"), b.value("ptr", 1, "%source")
+    brs, bcs, k, columns = (b.value("i64", 1, x) for x in ("%brs", "%bcs", "%k", "%columns"))
+    width, zero = lanes * nv, b.const("i64", 0)
 
     def gathered(low: Value) -> None:
         with b.loop(low, k) as p:
             for j in range(0, width, lanes):
                 lane = b.lanes_iota(lanes) + j
-                at = b.place(scalar, b.place(scalar, source, p * v["brs"]), lane * v["bcs"])
+                at = b.place(scalar, b.place(scalar, source, p * brs), lane * bcs)
                 value = b.load(scalar, at, lanes, lane < b.splat(columns, lanes))
                 b.store(value, b.place(scalar, target, p * width + j))
 
@@ -369,11 +356,12 @@ def _write_pack(b: Builder, v: dict[str, Value], scalar: str, lanes: int, nv: in
             for i in range(lanes):
                 column = j + i
                 inside = column < columns  # others repeat column 0 and become zero
-                at = b.place(scalar, source, b.select(inside, column, zero) * v["bcs"] + p)
+                at = b.place(scalar, source, b.select(inside, column, zero) * bcs + p)
                 rows.append(b.select(inside, b.load(scalar, at, lanes), 0.0))
             for i, row in enumerate(transposed(b, rows)):
                 b.store(row, b.place(scalar, target, (p + i) * width + j))
         gathered(whole)
 
-    b.either(v["brs"].eq(1), by_squares, lambda: gathered(zero))
+    b.either(brs.eq(1), by_squares, lambda: gathered(zero))
     b.do("ret void")
+    return b.text()

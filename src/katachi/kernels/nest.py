@@ -9,7 +9,7 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import REDUCTIONS
 from katachi.graph.sizes import count
 from katachi.kernels.loops import ACCUMULATIONS, IN_ORDER, INNER, PLACED, THREAD, UNIT, Affine, Code, Instr, Kernel
-from katachi.kernels.lower import ZERO, Index, Indices, Lowerer, combine, strides
+from katachi.kernels.lower import ZERO, Index, Indices, Lowerer
 
 _ACCUMULATE = {
     "reduce_sum": "sum", "reduce_prod": "product", "reduce_max": "max", "reduce_min": "min", "reduce_and": "all_bits",

@@ -207,14 +207,14 @@ class _Fold:
     def start(self, lanes: int, mask: Value | None) -> Variable:
         return self.b.variable(self.b.const(self.scalar, self.first, lanes))
 
-    def _both(self, x: Value, y: Value) -> Value:
+    def both(self, x: Value, y: Value) -> Value:
         if self.instr.name in _FOLDS:
             return _FOLDS[self.instr.name][1](x, y)
         return _extreme(self.instr.name + "imum")(self.b, self.instr, x, y)
 
     def step(self, into: Variable, args: Sequence[Value], mask: Value | None) -> None:
         old = into.get()
-        new = self._both(old, args[0])
+        new = self.both(old, args[0])
         into.set(new if mask is None else self.b.select(mask, new, old))
 
     def again(self, slot: Variable) -> None:
@@ -223,7 +223,7 @@ class _Fold:
 
     def fold(self, into: Variable, part: Variable) -> None:
         """What was accumulated apart joins the rest."""
-        into.set(self._both(into.get(), part.get()))
+        into.set(self.both(into.get(), part.get()))
 
     def read(self, slot: Variable) -> Value:
         return slot.get()
@@ -234,7 +234,7 @@ class _Fold:
     def merge(self, parts: Sequence[Value]) -> Value:
         out = parts[0]
         for p in parts[1:]:
-            out = self._both(out, p)
+            out = self.both(out, p)
         return out
 
 

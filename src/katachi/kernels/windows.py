@@ -13,7 +13,7 @@ from functools import cache
 
 from katachi.graph.dtypes import int64
 from katachi.graph.node import Node
-from katachi.kernels.lower import ZERO, Index, Indices, Lowerer, combine
+from katachi.kernels.lower import ZERO, Index, Indices, Lowerer, combine, floor_divide
 
 MOST_TAPS = 32  # of a window that is written out
 
@@ -32,25 +32,6 @@ def _few(window: tuple[int, ...]) -> bool:
 
 def _shifted(index: Index, factor: int, by: int) -> Index:
     return combine((factor, index), (1, (by, ())))
-
-
-def _floor_divide(lo: Lowerer, index: Index, divisor: int) -> Index:
-    """index // divisor, with what no vector unit has, the division of integers, done otherwise."""
-    if divisor == 1:
-        return index
-    number = lo.index(index)
-    if divisor & (divisor - 1) == 0:
-        shift = lo.constant(divisor.bit_length() - 1, int64)
-        quotient = lo.emit("shift_right_arithmetic", "int64", number, shift)
-    else:  # exact below 2**50: a quotient and a half is never nearer to an integer than a rounding error
-        real, half, inverse = (
-            lo.emit("convert", "float64", number, extra="int64"),
-            lo.emit("constant", "float64", extra=0.5),
-            lo.emit("constant", "float64", extra=1 / divisor),
-        )
-        scaled = lo.emit("multiply", "float64", lo.emit("add", "float64", real, half), inverse)
-        quotient = lo.emit("convert", "int64", lo.emit("floor", "float64", scaled), extra="float64")
-    return 0, ((-1 - quotient, 1),)
 
 
 class _Axis:
@@ -151,7 +132,7 @@ def _reduce_window_gradient(lo: Lowerer, node: Node, at: Indices, mask: int | No
     residue: list[int | None] = []
     for i, s, (low, _) in zip(at[lead:], strides, padding, strict=True):
         place = _shifted(i, 1, low)
-        latest.append(_floor_divide(lo, place, s))
+        latest.append(floor_divide(lo, place, s))
         residue.append(None if s == 1 else lo.index(combine((1, place), (-s, latest[-1]))))
 
     @cache
@@ -185,7 +166,7 @@ def _convolution(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     """The sum over the taps of one channel."""
     x, w = node.inputs
     a, dtype = node.attrs, node.dtype.name
-    channel = at[1] if x.shape[1] == node.shape[1] else _floor_divide(lo, at[1], node.shape[1] // a["groups"])
+    channel = at[1] if x.shape[1] == node.shape[1] else floor_divide(lo, at[1], node.shape[1] // a["groups"])
     lead = (at[0], ZERO if x.shape[1] == 1 else channel)
     axes = [_Axis(lo, n, _always_inside(node, i)) for i, n in enumerate(x.shape[2:])]
     zero, total = lo.constant(0, node.dtype), None
@@ -194,7 +175,7 @@ def _convolution(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
         for i, t in enumerate(tap):
             d = a["lhs_dilation"][i]
             spread = _shifted(at[2 + i], a["strides"][i], t * a["rhs_dilation"][i] - a["padding"][i][0])
-            places.append(_floor_divide(lo, spread, d))
+            places.append(floor_divide(lo, spread, d))
             conditions.append(axes[i].inside(places[-1]))
             if d > 1:  # between the pixels there are zeros
                 rest = lo.index(combine((1, spread), (-d, places[-1])))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from katachi.kernels.attention import KEYS, LEAD, NAMES, PLACED, QUERIES, Attend, vectors
 from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
 from katachi.kernels.matmul import tile, transposed, write_micro
-from katachi.kernels.polynomials import exp, log
+from katachi.kernels.polynomials import exp_of_shifted as exp
+from katachi.kernels.polynomials import log
 from katachi.kernels.write_llvm import SIGNATURE
 
 
@@ -321,9 +322,11 @@ class _Writer:
             few = b.smin(count - c, mr)
             for name, of, weight, columns in (("dv", "g", "p", "values"), ("dk", "q", "back", "width")):
                 with b.when(self.there(name) & (low < rows)):
-                    self.across(v[columns], lambda x, n, name=name, of=of, weight=weight: self.tile(
-                        self.at(own[weight], low * KEYS + c), 1, KEYS, self.at(self.row(of, i + low), x), v[f"{of}_step"],
-                        self.at(self.row(name, j + c), x), v[f"{name}_step"], rows - low, few, n, 1,
+                    turned = self.at(own[weight], low * KEYS + c)
+                    right, to = self.row(of, i + low), self.row(name, j + c)
+                    steps = v[f"{of}_step"], v[f"{name}_step"]
+                    self.across(v[columns], lambda x, n, a=turned, r=right, to=to, s=steps: self.tile(
+                        a, 1, KEYS, self.at(r, x), s[0], self.at(to, x), s[1], rows - low, few, n, 1
                     ))  # fmt: skip
 
 

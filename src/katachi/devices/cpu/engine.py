@@ -28,7 +28,8 @@ _PASSES = (
 )  # fmt: skip
 
 WRITERS: dict[type, Callable[[Any, str, Target, set[str]], str]] = {
-    Code: write_kernel, Product: write_product, Convolve: write_convolution, Attend: write_attention, Winograd: write_winograd,
+    Code: write_kernel, Product: write_product, Convolve: write_convolution, Winograd: write_winograd,
+    Attend: write_attention,
 }  # fmt: skip
 
 
@@ -55,10 +56,11 @@ class Engine:
 
     def addresses(self, keys: Sequence[Any]) -> list[int]:
         """Where each kernel begins; those not known come from the disk or are compiled."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._addresses]
+        wanted = [(type(key), key) for key in keys]  # keys are tuples: of two kinds, two may be equal
+        missing = [key for key in dict.fromkeys(wanted) if key not in self._addresses]
         if missing:
             objects, names = [], []
-            for key in missing:
+            for _, key in missing:
                 name = f"kernel_{self._digest(key)}"
                 data = cache.read(name)
                 if data is None:
@@ -72,7 +74,7 @@ class Engine:
                 objects.append(data)
                 names.append(name)
             self._addresses.update(zip(missing, self._link(objects, names), strict=True))
-        return [self._addresses[key] for key in keys]
+        return [self._addresses[key] for key in wanted]
 
     def functions(self, text: str, names: Sequence[str]) -> list[int]:
         """The addresses of some functions of a module in LLVM's language."""

@@ -35,11 +35,12 @@ _GRAIN = 64  # steps of a vector loop come in whole vectors of any target
 class Launch:
     """A row of kernels as one native call. `whole()`: whether the last call ran to its end, whatever was raised."""
 
-    __slots__ = ("checks", "count", "keep", "run", "start", "status", "status_address")
+    __slots__ = ("checks", "count", "keep", "run", "scratch", "start", "status", "status_address")
 
-    def __init__(self, rows: list[int], checks: dict[int, dict[int, Node]], keep: object) -> None:
+    def __init__(self, rows: list[int], checks: dict[int, dict[int, Node]], scratch: int, keep: object) -> None:
         table = np.array(rows or [0], np.int64)
         self.start, self.count, self.checks, self.keep = _address(table), len(rows) // 4, checks, (table, keep)
+        self.scratch = scratch  # bytes that templates use beside the table's values
         status = np.zeros(4, np.int64)  # the first failed check + 1, value and size of it; 1 when all has run
         self.status, self.status_address = status.data, _address(status)
         self.run = pool().run
@@ -104,15 +105,15 @@ def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
             keep.append(scratch)
             continue
         these = group.nodes, group.inputs, group.outputs, index
-        kernel = lower_in_order(*these) if group.kind == "in order" else lower_loops(*these, group.local)
-        tasks = _split(kernel, threads)
-        if tasks:
-            flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
-            written = written or i >= firm
-            if kernel.checks:
-                checks[len(parts)] = dict(kernel.checks)
-                flags |= CHECKED
-            parts.append((kernel.code, kernel.parameters, tasks, flags))
+        for kernel in lower_in_order(*these) if group.kind == "in order" else [lower_loops(*these, group.local)]:
+            tasks = _split(kernel, threads)
+            if tasks:
+                flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
+                written = written or i >= firm
+                if kernel.checks:
+                    checks[len(parts)] = dict(kernel.checks)
+                    flags |= CHECKED
+                parts.append((kernel.code, kernel.parameters, tasks, flags))
 
     addresses = engine().addresses([p[0] for p in parts])
     flat = np.array([n for _, parameters, _, _ in parts for n in parameters] or [0], np.int64)
@@ -120,7 +121,14 @@ def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
     for (_, parameters, tasks, flags), kernel_address in zip(parts, addresses, strict=True):
         rows += [kernel_address, at, tasks, flags]
         at += 8 * len(parameters)
-    return Launch(rows, checks, (flat, keep))
+    return Launch(rows, checks, max(map(_bytes, keep), default=0), (flat, keep))
+
+
+def _bytes(memory: Any) -> int:
+    """Of what a template keeps: nothing, an array or several."""
+    if isinstance(memory, np.ndarray):
+        return memory.nbytes
+    return sum(map(_bytes, memory)) if memory else 0
 
 
 def _address(array: np.ndarray[Any, Any]) -> int:
