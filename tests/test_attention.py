@@ -340,7 +340,7 @@ def test_constants_as_operands() -> None:
     for device in ("reference", "cpu"):
         with kt.device(device):
             q, ones = kt.tensor(arrays((2, 5, 4))[0]), kt.ones((2, 6, 4), dtype=kt.float64)
-            may_look = kt.ones((5, 6), dtype=kt.bool)
+            may_look = kt.ones((5, 6), dtype=kt.bool_)
             found.append(F.scaled_dot_product_attention(q, ones, ones, may_look).numpy())
             found.append(F.scaled_dot_product_attention(ones, ones, ones, is_causal=True).numpy()[:, 1:])
     for x in found:

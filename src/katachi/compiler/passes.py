@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from katachi.compiler.simplify import simpler
 from katachi.graph.attention import FIRST_MASK, composed
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import MARKS, RULES
@@ -72,9 +73,15 @@ def compose_attention(outputs: Outputs) -> list[Node]:
     return [new[n] for n in outputs]
 
 
+def exact_algebra(outputs: Outputs) -> list[Node]:
+    """What is equal, bit for bit, with less work; constants folded."""
+    return _rewrite(outputs, simpler)
+
+
 PASSES: list[tuple[str, Callable[[Outputs], list[Node]]]] = [
     ("compose attention", compose_attention),
     ("forget marks", forget_marks),
+    ("exact algebra", exact_algebra),
     ("merge equal nodes", merge),
     ("lift barriers", lift_barriers),
 ]
