@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from katachi.devices.reference.attention import ATTENTION
 from katachi.graph.dtypes import bool_, float64, int64
-from katachi.graph.primitives import BITWISE, DIRECTIONS, MARKS
-from katachi.graph.sizes import window_count
+from katachi.graph.primitives import BITWISE, COMBINES, DIRECTIONS, MARKS
+from katachi.graph.sizes import count, window_count
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
@@ -277,11 +277,12 @@ def _cumulative(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     return Sample([values(rng, shape)], {"axis": draw(st.integers(0, len(shape) - 1))})
 
 
-@strategy("argsort")
-def _argsort(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
+@strategy("sort")
+def _sort(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     shape = draw(shapes(1))
     axis = draw(st.integers(0, len(shape) - 1))
-    return Sample([spaced(rng, shape)], {"axis": axis, "descending": draw(st.booleans())})
+    key = spaced(rng, shape) if draw(st.booleans()) else rng.integers(0, 3, shape)  # of which some are equal
+    return Sample([key, normal(rng, shape)], {"axis": axis, "descending": draw(st.booleans())})
 
 
 @strategy("argmax")
@@ -350,12 +351,18 @@ def _gather(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
     assume(not empty or 0 in shape[:batch] + positions)
     parts = [rng.integers(0, max(shape[a], 1), shape[:batch] + positions) for a in axes]
     index = np.stack(parts, -1).astype(draw(st.sampled_from(["int64", "int32", "uint8"])))
-    inputs, attrs = [normal(rng, shape), index], {"axes": axes, "batch": batch}
+    attrs = {"axes": axes, "batch": batch}
     if name == "gather":
-        return Sample(inputs, attrs)
+        return Sample([normal(rng, shape), index], attrs)
     rest = tuple(n for i, n in enumerate(shape) if i >= batch and i not in axes)
-    update = normal(rng, (*shape[:batch], *positions, *rest))
-    return Sample([*inputs, update], attrs | {"combine": draw(st.sampled_from(["add", "set"]))})
+    combine = draw(st.sampled_from(["set", *COMBINES]))
+    sizes = shape, (*shape[:batch], *positions, *rest)
+    if combine == "multiply":  # zeros are no trouble
+        x, update = (with_zeros(rng, s) for s in sizes)
+    else:  # no extreme is near another
+        line = spaced(rng, (count(sizes[0]) + count(sizes[1]),))
+        x, update = line[: count(shape)].reshape(shape), line[count(shape) :].reshape(sizes[1])
+    return Sample([x, index, update], attrs | {"combine": combine})
 
 
 @strategy("attention", "attention_logsumexp", "attention_gradient")

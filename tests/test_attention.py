@@ -188,10 +188,12 @@ def test_the_composed_form_agrees(causal: bool) -> None:
 
 
 def test_what_has_no_kernel_is_composed() -> None:
-    xs = [input_node(aval((2, 5, 4), float16, "cpu", False), i) for i in range(4)]
+    xs = [input_node(aval((2, 5, 4), float16, "elsewhere", False), i) for i in range(4)]
     results = optimise(family(*xs, causal=True), check=True)
     assert not {n.primitive for n in toposort(results)} & FIRST_MASK.keys()
     verify([make("tanh", results[0])])
+    halves = optimise(family(*[input_node(aval((2, 5, 4), float16, "cpu", False), i) for i in range(4)]), check=True)
+    assert {n.inputs[0].dtype for n in toposort(halves) if n.primitive in FIRST_MASK} == {float32}
     kept = optimise(family(*[input_node(aval((2, 5, 4), float32, "cpu", False), i) for i in range(4)], causal=True))
     assert {n.primitive for n in toposort(kept)} == {*FIRST_MASK, "input"}
 

@@ -21,10 +21,7 @@ from .samples import SAMPLES  # pyrefly: ignore[missing-import]
 
 # A template has the first, a pass removes the marks, and the rest wait for their kernels: the list only gets shorter.
 TEMPLATES = {"dot_general", "attention", "attention_logsumexp", "attention_gradient"}
-LATER = {
-    "dynamic_slice", "dynamic_update_slice", "argsort", "cumulative_sum", "cumulative_prod", "cumulative_max",
-    "cumulative_min",
-}  # fmt: skip
+LATER: set[str] = set()
 
 CONTROL = {
     *BUNDLE_VJP,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node
-from katachi.kernels import attention, convolution, in_order, matmul
+from katachi.kernels import attention, convolution, in_order, matmul, unpool
 from katachi.kernels.lower import INDEX, Indices, ones_apart
 from katachi.kernels.matmul import base
 from katachi.kernels.nest import REDUCING, depths, reduced, without_ones
@@ -28,7 +28,7 @@ _MOST_NODES, _MOST_BUFFERS = 120, 24  # of a group, so that a kernel compiles qu
 class Group:
     """Nodes that are computed together."""
 
-    kind: str  # "loops", "in order", "matmul", "convolution", "attention" or "reference"
+    kind: str  # "loops", "in order", "matmul", "convolution", "attention", "sort" or "reference"
     nodes: tuple[Node, ...]
     inputs: tuple[Node, ...]  # values in memory that it reads
     outputs: tuple[Node, ...]  # values in memory that it writes
@@ -168,8 +168,14 @@ def _roots(
         elif kind in FIRST_MASK:
             single[node] = "attention"
             demanded = list(attention.bases(node))
+        elif kind == "sort":
+            single[node] = "sort"
+            demanded = list(node.inputs)
         elif in_order.suits(node):
             single[node] = "in order"
+        elif kind == "reduce_window_gradient" and unpool.suits(node):
+            single[node] = "unpool"
+            demanded = list(node.inputs)
         elif kind in WINDOWED:
             demanded = [x for x in map(base, node.inputs) if x.primitive != "constant"]
         elif (

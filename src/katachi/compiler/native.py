@@ -13,7 +13,7 @@ import numpy as np
 from katachi.compiler.fuse import Group, fuse
 from katachi.compiler.order import overwriting
 from katachi.compiler.plan import Plan, plan
-from katachi.compiler.steps import Step, Stub, last_uses, located, nbytes
+from katachi.compiler.steps import Launched, Step, Stub, last_uses, located, nbytes, within_limit
 from katachi.devices.memory import Buffer, Usage, allocate, arena
 from katachi.errors import IndexBoundsError
 from katachi.graph.attention import FIRST_MASK
@@ -145,6 +145,12 @@ class NativeProgram:
             text += f"; on the reference device, for want of a lowering: {', '.join(sorted(set(self.reference_steps)))}"
         return text
 
+    def launches(self) -> list[Launched]:
+        """What runs, in order."""
+        return [
+            Launched(g.kind, g.nodes, g.inputs, tuple(v for v in g.outputs if v not in g.local)) for g in self.groups
+        ]
+
     def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
         """The outputs' buffers; raises what computing raises, with the user's line added."""
         buffers = self.prepare(inputs, numbers)
@@ -156,6 +162,8 @@ class NativeProgram:
 
         `holders` says for each replaced value how many handles hold the old one. If nothing else does, the new one
         takes its memory."""
+        if Usage.limit is not None:
+            within_limit(self.plan, self._new_bytes(inputs, holders), [v for g in self.groups for v in g.outputs])
         rows = self.rows
         given: dict[int, Buffer] = {}
         for row, k in self.uses:
@@ -189,6 +197,20 @@ class NativeProgram:
         if self.last is not None:
             self.last.status[3] = 0
         return [given[row] if row in given else self._number(row) for row in self.results]
+
+    def _new_bytes(self, inputs: Sequence[Buffer], holders: Sequence[int]) -> int:
+        """What `prepare` will allocate for results. It asks as `prepare` does who holds a value, and when there are as
+        many references to it: `given` has those that are read."""
+        given = {row: inputs[k] for row, k in self.uses}
+        sizes = [(shape, dtype) for _, shape, dtype in self.fresh]
+        sizes += [(n.shape, n.dtype.numpy) for _, n in self.plain]
+        sizes += [((), array.dtype) for row, array in self.number_arrays if row in self.results]
+        for _, shape, dtype, k, place, ours in self.in_place:
+            buffer = inputs[k]
+            if not holders or buffer.pinned or getrefcount(buffer) > holders[place] + ours:
+                sizes.append((shape, dtype))
+        del given
+        return sum(count(shape) * dtype.itemsize for shape, dtype in sizes)
 
     def launch(self) -> None:
         """Compute what was prepared. Raises what computing raises, with the user's line added; no cell's memory has
@@ -249,7 +271,9 @@ def _seconds(groups: Sequence[Group]) -> float:
 
 
 def _operations(node: Node) -> float:
-    """Of a matrix product, a convolution or attention."""
+    """Of a matrix product, a convolution or attention; or as many as take the time of a sort."""
+    if node.primitive == "sort":
+        return 2500.0 * count(node.shape)
     if node.primitive in FIRST_MASK:
         return 4.0 * count(node.inputs[0].shape) * node.inputs[1].shape[-2]
     if node.primitive == "dot_general":

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from katachi.compiler.simplify import simpler
+from katachi.compiler import products
+from katachi.compiler.simplify import number, simpler
 from katachi.graph.attention import FIRST_MASK, composed
+from katachi.graph.dtypes import bfloat16, float16, float32
 from katachi.graph.node import Node, toposort
-from katachi.graph.primitives import MARKS, RULES
-from katachi.kernels import attention
+from katachi.graph.primitives import MARKS, RULES, make
+from katachi.kernels import attention, matmul
 
 Outputs = Sequence[Node]
+ADDS_UP = frozenset(("dot_general", "convolution", "reduce_window_gradient", "scatter", *FIRST_MASK))
 
 
 def forget_marks(outputs: Outputs) -> list[Node]:
@@ -52,19 +55,66 @@ def merge(outputs: Outputs) -> list[Node]:
     return _rewrite(outputs, once)
 
 
+def masks_of_results(outputs: Outputs) -> list[Node]:
+    """Where x <= 0 is asked of an x that became r = select(x <= 0, 0, x), ask it of r, of which it is as true: then x
+    need not be kept until a backward pass asks."""
+    nodes = toposort(list(outputs))
+    made_by: dict[Node, Node] = {}  # r by the comparison
+    for r in nodes:
+        if r.primitive == "select" and number(r.inputs[1]) == 0:
+            c, x = r.inputs[0], r.inputs[2]
+            asks = c.primitive == "compare" and c.attrs["direction"] == "LE"
+            if asks and c.inputs[0] is x and number(c.inputs[1]) == 0:
+                made_by.setdefault(c, r)
+    new: dict[Node, Node] = {}
+    of_result: dict[Node, Node] = {}
+    for node in nodes:
+        inputs = []
+        for c in node.inputs:
+            r = made_by.get(c)
+            if r is None or r is node or r not in new:
+                inputs.append(new[c])
+                continue
+            if c not in of_result:
+                of_result[c] = made = Node("compare", (new[r], new[c.inputs[1]]), c.attrs, c.aval)
+                made.site, made.group, made.serial = c.site, c.group, r.serial + 0.5  # behind r, before all that ask
+            inputs.append(of_result[c])
+        new[node] = _with(node, tuple(inputs))
+    return [new[n] for n in outputs]
+
+
 def lift_barriers(outputs: Outputs) -> list[Node]:
     """What was to be computed twice is by now told apart."""
     return _rewrite(outputs, lambda n: n.inputs[0] if n.primitive == "optimization_barrier" else n)
 
 
-def compose_attention(outputs: Outputs) -> list[Node]:
-    """Attention that the device has no kernel for, as nodes it has kernels for."""
+def _for_kernels(node: Node, inputs: Sequence[Node]) -> Node | None:
+    """A node that the device has no kernel for, as nodes it has kernels for; None of the others."""
+    primitive, attrs, half = node.primitive, node.attrs, inputs[0].dtype if inputs else None
+    if node.device != "reference" and half in (float16, bfloat16) and primitive in ADDS_UP:
+        wide = [make("convert", x, dtype=float32) if x.dtype is half else x for x in inputs]
+        vector = primitive == "dot_general" and products.of_a_vector(wide, attrs)
+        made = products.as_sums(wide, attrs) if vector else make(primitive, *wide, **attrs)
+        made.site, made.group = node.site, node.group
+        made = _for_kernels(made, wide) or made
+        return made if node.dtype is float32 else make("convert", made, dtype=node.dtype)
+    if primitive in FIRST_MASK and node.device != "reference" and not attention.suits(node):
+        return composed(primitive, inputs, attrs)
+    if primitive == "dot_general" and node.device != "reference" and not matmul.suits(node):
+        return products.as_matrices(inputs, attrs, node.shape)
+    return None
+
+
+def compose(outputs: Outputs) -> list[Node]:
+    """What has no kernel from parts that have one; halves are added up in float32: rounded once at the end, their sums
+    are as good as the reference's."""
     new: dict[Node, Node] = {}
     later = False  # whether serial numbers have to start anew, for what is made here comes before the nodes behind it
     for node in toposort(list(outputs)):
         inputs = tuple(new[x] for x in node.inputs)
-        if node.primitive in FIRST_MASK and node.device != "reference" and not attention.suits(node):
-            new[node], later = composed(node.primitive, inputs, node.attrs), True
+        made = _for_kernels(node, inputs)
+        if made is not None:
+            new[node], later = made, True
         elif later and inputs:
             new[node] = Node(node.primitive, inputs, node.attrs, node.aval)
             new[node].site, new[node].group = node.site, node.group
@@ -79,10 +129,11 @@ def exact_algebra(outputs: Outputs) -> list[Node]:
 
 
 PASSES: list[tuple[str, Callable[[Outputs], list[Node]]]] = [
-    ("compose attention", compose_attention),
+    ("compose", compose),
     ("forget marks", forget_marks),
     ("exact algebra", exact_algebra),
     ("merge equal nodes", merge),
+    ("masks of results", masks_of_results),
     ("lift barriers", lift_barriers),
 ]
 
@@ -110,15 +161,14 @@ def _rewrite(outputs: Outputs, change: Callable[[Node], Node]) -> list[Node]:
     """Apply `change` to every node, inputs first; a node whose inputs changed is rebuilt before."""
     new: dict[Node, Node] = {}
     for node in toposort(list(outputs)):
-        inputs = tuple(new[x] for x in node.inputs)
-        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
-            rebuilt = Node(node.primitive, inputs, node.attrs, node.aval)
-            rebuilt.site, rebuilt.group, rebuilt.serial = (
-                node.site,
-                node.group,
-                node.serial,
-            )  # it takes the old one's place in the order
-        else:
-            rebuilt = node
-        new[node] = change(rebuilt)
+        new[node] = change(_with(node, tuple(new[x] for x in node.inputs)))
     return [new[n] for n in outputs]
+
+
+def _with(node: Node, inputs: tuple[Node, ...]) -> Node:
+    """The node, or if its inputs changed another, which takes its place in the order."""
+    if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+        return node
+    rebuilt = Node(node.primitive, inputs, node.attrs, node.aval)
+    rebuilt.site, rebuilt.group, rebuilt.serial = node.site, node.group, node.serial
+    return rebuilt

@@ -11,10 +11,11 @@ import numpy as np
 from katachi.compiler.native import NativeProgram
 from katachi.compiler.passes import optimise
 from katachi.compiler.plan import Plan, plan
-from katachi.compiler.steps import Step, Stub, last_uses, nbytes
+from katachi.compiler.steps import Launched, Step, Stub, last_uses, nbytes, within_limit
 from katachi.devices.memory import Buffer, Usage, allocate
 from katachi.errors import GradientError
 from katachi.graph.node import Node, toposort
+from katachi.graph.sizes import count
 
 
 class ReferenceProgram:
@@ -47,6 +48,10 @@ class ReferenceProgram:
     def summary(self) -> str:
         return f"{len(self.steps)} steps on the reference device"
 
+    def launches(self) -> list[Launched]:
+        """What runs, in order: one primitive each."""
+        return [Launched("reference", (s.node,), s.node.inputs, (s.node,)) for s in self.steps]
+
     def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
         """The outputs' buffers; raises what a primitive raises, with the user's line added."""
         buffers = self.prepare(inputs, numbers)
@@ -56,6 +61,9 @@ class ReferenceProgram:
     def prepare(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
         """The outputs' buffers, which `launch` will fill: all new, but for inputs that are outputs."""
         given = {row: inputs[k] for row, k in self.uses}
+        if Usage.limit is not None:
+            new = sum(count(shape) * dtype.itemsize for row, (shape, dtype) in self.kinds if row not in given)
+            within_limit(self.plan, new, [step.node for step in self.steps])
         self.made = {row: allocate(*kind) for row, kind in self.kinds if row not in given}
         given.update(self.made)
         self.inputs, self.given, self.done = inputs, numbers, False

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from katachi.compiler.plan import Plan
+from katachi.devices.memory import Usage, admit, arena, kept
 from katachi.devices.reference import REFERENCE
 from katachi.errors import Error
 from katachi.graph.node import Node
@@ -38,11 +40,44 @@ def located(error: Error, node: Node | None) -> Error:
     """The error with the operation and the user's line; found later than the call, so the line must be said."""
     if node is None:
         return error
+    return type(error)(f"{operation(node)}: {error} (asked for at {describe(node.site)})")
+
+
+def operation(node: Node) -> str:
+    """The name of what the user asked for that made the node."""
     group = node.group
     while isinstance(group, tuple):  # a copy of an earlier trace's node
         group = group[-1]
-    name = group.name if isinstance(group, Group) else node.primitive
-    return type(error)(f"{name}: {error} (asked for at {describe(node.site)})")
+    return group.name if isinstance(group, Group) else node.primitive
+
+
+def within_limit(plan: Plan, results: int, made: Iterable[Node]) -> None:
+    """Raises MemoryLimitError if a program with this plan, whose results take so many bytes of new memory, exceeds
+    the limit. It is called under a limit only, before anything is allocated or written."""
+
+    def what() -> str:
+        largest = max(made, key=nbytes, default=None)
+        text = (
+            f"the program needs {asked:,} B ({plan.arena:,} B of temporaries, {plan.scratch:,} B of scratch memory, "
+            f"{results:,} B of results"
+        )
+        if largest is not None:
+            text += f"; the largest value is {largest.aval!r} of {operation(largest)} at {describe(largest.site)}"
+        return text + ")"
+
+    asked = plan.arena + plan.scratch + results
+    admit(asked, what)
+    if Usage.limit is not None and Usage.live + kept() + asked - plan.arena > Usage.limit:
+        arena.at_most(plan.arena)
+
+
+class Launched(NamedTuple):
+    """What a program runs as one: nodes that are computed together, and the values in memory they read and write."""
+
+    kind: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
 
 
 def nbytes(node: Node) -> int:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from katachi.errors import MemoryLimitError
+from katachi.graph.site import describe, frames
 
 Array = np.ndarray[Any, Any]
 
@@ -13,10 +18,12 @@ _KEEP_BYTES = 1 << 28  # of freed blocks, so that a loop's buffers come back war
 
 
 class Usage:
-    """Bytes held by live buffers now, and the most that buffers and a running program's temporaries took together."""
+    """Bytes held by live buffers now, the most that buffers and a running program's temporaries took together, and the
+    most that the user lets them take."""
 
     live = 0
     peak = 0
+    limit: int | None = None  # None costs a program one comparison
 
     @classmethod
     def running(cls, temporaries: int) -> None:
@@ -26,6 +33,36 @@ class Usage:
 
 _free: dict[int, list[Array]] = {}
 _kept = 0
+
+
+def admit(asked: int, what: Callable[[], str]) -> None:
+    """Raises MemoryLimitError, with the user's line, if `asked` more bytes exceed the limit; `what` says for what."""
+    limit = Usage.limit
+    if limit is not None and Usage.live + asked > limit:
+        line = describe(frames(sys._getframe(1))[-1])
+        raise MemoryLimitError(
+            f"{what()}, and {Usage.live:,} B are in use, which exceeds the limit of {limit:,} B (asked for at {line})"
+        )
+
+
+def kept() -> int:
+    """Bytes of freed blocks, and of the arena, that wait to be used again."""
+    return _kept + arena.block.nbytes
+
+
+def release() -> None:
+    """Give freed blocks back to the system."""
+    global _kept
+    for blocks in list(_free.values()):
+        while blocks:
+            _kept -= blocks.pop().nbytes
+
+
+def _fresh(size: int) -> Array:
+    """Memory from the system, which keeps the limit at the cost of what waits to be used again."""
+    if Usage.limit is not None and Usage.live + kept() + size > Usage.limit:
+        release()
+    return np.empty(size, np.uint8)
 
 
 class Buffer:
@@ -66,14 +103,17 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         block = spare.pop()
         _kept -= size
     else:
-        block = np.empty(size, np.uint8)
+        block = _fresh(size)
     start = block.__array_interface__["data"][0]
     skip = -start % ALIGNMENT
     return Buffer(np.ndarray(shape, dtype, block, skip), block, start + skip)
 
 
 def copy(array: Array) -> Buffer:
-    """A buffer with the contents of any array."""
+    """A buffer with the contents of any array. Raises MemoryLimitError."""
+    if Usage.limit is not None:
+        kind = f"{array.dtype.name}{list(array.shape)}"
+        admit(array.nbytes, lambda: f"a tensor {kind} takes {array.nbytes:,} B")
     buffer = allocate(array.shape, array.dtype)
     buffer.array[...] = array
     return buffer
@@ -89,10 +129,16 @@ class Arena:
     def at_least(self, size: int) -> int:
         """The address of the arena, grown to `size` bytes if need be."""
         if size > self.block.nbytes - ALIGNMENT:
-            self.block = np.empty(size + ALIGNMENT, np.uint8)
+            self.block = np.empty(0, np.uint8)
+            self.block = _fresh(size + ALIGNMENT)
             start = self.block.__array_interface__["data"][0]
             self.base = start + -start % ALIGNMENT
         return self.base
+
+    def at_most(self, size: int) -> None:
+        """Give the arena back if it is larger; only while no program is prepared or runs."""
+        if self.block.nbytes > size + ALIGNMENT:
+            self.block, self.base = np.empty(0, np.uint8), 0
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """A value in the arena as an array."""

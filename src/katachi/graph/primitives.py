@@ -76,6 +76,7 @@ CUMULATIVE = ("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative
 MOVEMENT = ("broadcast_in_dim", "reshape", "transpose", "slice", "pad", "concatenate", "reverse")
 REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
 MARKS = ("stop_gradient", "variable")  # identities that only tell what is tracked
+COMBINES = ("add", "multiply", "maximum", "minimum")  # what a scatter may do beside "set"
 DIRECTIONS = ("EQ", "NE", "LT", "LE", "GT", "GE")
 
 
@@ -264,10 +265,13 @@ def _cumulative(x: Aval, *, axis: int) -> tuple[Shape, DType]:
     return x.shape, x.dtype
 
 
-@_rule("argsort")
-def _argsort(x: Aval, *, axis: int, descending: bool) -> tuple[Shape, DType]:
-    """The indices that sort along one axis. Equal elements keep their order; NaN counts as larger than all."""
-    return x.shape, int64
+@_rule("sort")
+def _sort(key: Aval, payload: Aval, *, axis: int, descending: bool) -> tuple[Shape, DType]:
+    """The payload in the order that sorts the key along one axis. Equal keys keep their order; NaN counts as larger
+    than all. A node has one result, so several payloads are several nodes."""
+    if len(key.shape) != len(payload.shape) or not all(map(same, key.shape, payload.shape)):
+        raise ShapeError(f"needs operands of one shape, got {key.shape} and {payload.shape}")
+    return payload.shape, payload.dtype
 
 
 @_rule("reduce_sum", "reduce_prod")
@@ -375,8 +379,10 @@ def _gather(x: Aval, index: Aval, *, axes: tuple[int, ...], batch: int) -> tuple
 def _scatter(
     x: Aval, index: Aval, update: Aval, *, axes: tuple[int, ...], batch: int, combine: str
 ) -> tuple[Shape, DType]:
-    """x with `update` (shaped as gather's result) added ("add") or written ("set") where gather would read; of several
-    writes to one place the last in row-major order of the indices counts."""
+    """x with `update` (shaped as gather's result) written where gather would read ("set"), or what `combine` makes of
+    both: one of COMBINES. Of several writes to one place the last in row-major order of the indices counts."""
+    if combine != "set" and x.dtype.kind == "bool":
+        raise DTypeError("needs a numeric dtype, got bool")
     want, _ = _gather(x, index, axes=axes, batch=batch)
     if update.shape != want:
         raise ShapeError(f"needs updates of shape {want}, got {update.shape}")

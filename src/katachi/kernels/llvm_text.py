@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 SCALARS = {
     "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "i8", "uint16": "i16",
-    "uint32": "i32", "uint64": "i64", "float32": "float", "float64": "double",
+    "uint32": "i32", "uint64": "i64", "float32": "float", "float64": "double", "float16": "float", "bfloat16": "float",
 }  # fmt: skip
+HALVES = ("float16", "bfloat16")
+MEMORY = {**SCALARS, **dict.fromkeys(HALVES, "i16")}  # what an element is in memory, where that is something else
 _SHORT = {"float": "f32", "double": "f64", "ptr": "p0"}
 
 
@@ -20,6 +22,7 @@ class Target(NamedTuple):
     bits: int  # of a vector register
     masks: bool  # whether masked loads and stores are as fast as plain ones
     arch: str  # LLVM's name: x86_64, aarch64, ...
+    halves: bool = False  # whether an instruction converts float16
 
     def lanes(self, scalar: str) -> int:
         return self.bits // {"double": 64, "i64": 64}.get(scalar, 32)
@@ -148,6 +151,7 @@ class Builder:
         self.entry: list[str] = []  # stack slots
         self.count = 0
         self.block = "entry"
+        self.halves = False  # see Target
 
     def text(self) -> str:
         return "\n".join([self.head + " {", "entry:", *self.entry, *self.lines, "}", ""])
@@ -234,7 +238,7 @@ class Builder:
         return self.op(x.scalar, x.lanes, f"call {x.type} @{name}({operands})")
 
     def fma(self, a: Value, b: Operand, c: Operand) -> Value:
-        return self.intrinsic("fma", a, b, c)
+        return self.intrinsic("fma", a, b, c) if a.is_float else a * b + c
 
     def reduce(self, name: str, v: Value) -> Value:
         """All lanes combined into one; floating sums in any order."""

@@ -46,8 +46,8 @@ class Instr(NamedTuple):
     check         index, then mask or nothing   (slot of the size, slot of the number that reports the failure)
     sum, max, min value                         stage   (an accumulation; product, all_bits and any_bit as well)
     argmax        value, index                  stage
-    scatter       value, mask                   (slot of the buffer's row, Affine, "set" or "add", stage): into memory,
-                                                one iteration of the stage after another
+    scatter       value, mask                   (slot of the buffer's row, Affine, "set" or a primitive, stage):
+                                                into memory, one iteration of the stage after another
     running       value                         (name of an accumulation, stage): what there is of it so far, this
                                                 iteration included
     philox        flat index, seed, call
@@ -105,4 +105,4 @@ class Kernel(NamedTuple):
     parameters: list[int]  # those with a row of the pointer table among them
     extents: list[int]
     work: int  # elements that all stages visit, weighed by what one costs
-    checks: tuple[tuple[int, Node], ...]  # (number reported, the node that checks)
+    checks: tuple[tuple[Node, int], ...]  # by the number reported: the node that checks, and its axis

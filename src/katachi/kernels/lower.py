@@ -23,10 +23,6 @@ Index: TypeAlias = tuple[int, tuple[tuple[int, int], ...]]
 Indices: TypeAlias = tuple[Index, ...]
 ZERO: Index = (0, ())
 
-DTYPES = frozenset(
-    ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
-)
-
 
 def combine(*parts: tuple[int, Index]) -> Index:
     """The sum of factor * index."""
@@ -110,7 +106,7 @@ class Lowerer:
         self.known: dict[Any, int] = {}  # equal instructions are one
         self.accumulated: dict[Node, tuple[int, Indices]] = {}  # and the index it was computed at
         self.numbers: list[int] = []
-        self.checks: list[tuple[int, Node]] = []
+        self.checks: list[tuple[Node, int]] = []  # what each check reports: the node, and its axis
         self.steps: dict[Node, list[int]] = {}  # of values that each thread holds a row of: the steps within, the row's
 
     def emit(self, name: str, dtype: str, *args: int, extra: Any = None) -> int:
@@ -362,7 +358,7 @@ def indexed(
         read = lo.value(index, at, mask)
         wide = lo.converted(read, index.dtype, int64)
         report = len(lo.checks)
-        lo.checks.append((report, node))
+        lo.checks.append((node, axis))
         extra = (lo.slot(x.shape[axis]), lo.slot(report))
         inside = lo.emit("check", "bool", wide, *([] if mask is None else [mask]), extra=extra)
         chosen[axis] = (0, ((-1 - wide, 1),))
@@ -403,8 +399,8 @@ def _scatter(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
         hit = same if hit is None else lo.both(hit, same)
     rest = tuple(a for i, a in enumerate(at) if i >= batch and i not in chosen)
     old, new = lo.value(x, at, mask), lo.value(update, (*at[:batch], *rest), mask)
-    if node.attrs["combine"] == "add":
-        new = lo.emit("add", node.dtype.name, old, new)
+    if node.attrs["combine"] != "set":
+        new = lo.emit(node.attrs["combine"], node.dtype.name, old, new)
     return new if hit is None else lo.emit("select", node.dtype.name, hit, new, old)
 
 
@@ -419,14 +415,11 @@ def _no_rule(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     raise AssertionError(f"{node} must begin a group, not stand inside one")
 
 
-_rule(*REDUCTIONS, "argmax", *CUMULATIVE)(_no_rule)
+_rule(*REDUCTIONS, "argmax", *CUMULATIVE, "sort")(_no_rule)
 
 
 def lowerable(node: Node) -> bool:
     """Whether loop kernels or the matmul template compute this node."""
-    kinds = (node.dtype.name, *(x.dtype.name for x in node.inputs))
-    if not DTYPES.issuperset(kinds):
-        return False
     if node.primitive in FIRST_MASK:
         from katachi.kernels import attention
 
@@ -439,6 +432,4 @@ def lowerable(node: Node) -> bool:
         from katachi.kernels import convolution, windows
 
         return windows.suits(node) or (node.primitive == "convolution" and convolution.suits(node))
-    if node.primitive == "power":
-        return node.dtype.is_floating
     return node.primitive in LOWERING or node.primitive == "input"

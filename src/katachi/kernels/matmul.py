@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from katachi.graph.node import Node
-from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
+from katachi.kernels.llvm_text import HALVES, SCALARS, Builder, Target, Value
 from katachi.kernels.lower import INDEX, ZERO, Index, combine, ones_apart, strides
 
 K_BLOCK = 512
@@ -118,7 +118,7 @@ def analyse(node: Node) -> Problem | None:
 
 def suits(node: Node) -> bool:
     """Whether the template computes this dot_general."""
-    return node.dtype.name in ("float32", "float64") and analyse(node) is not None
+    return node.dtype.name not in HALVES and analyse(node) is not None
 
 
 _scratch = np.empty(0, np.uint8)

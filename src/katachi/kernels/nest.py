@@ -148,7 +148,9 @@ def finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: int
     outer, stages = keep[0], keep[1:]
     ends = {nest[-1] for nest in stages if nest}
     last = outer[-1] if outer else None
-    votes = sum((any(m.get(e) == 1 for e in ends)) - (last is not None and m.get(last) == 1) for m in maps)
+    inside = {loop for nest in stages for loop in nest}
+    often = [m for m in maps if not inside.isdisjoint(m)] or maps  # what stands outside of the stages is read seldom
+    votes = sum((any(m.get(e) == 1 for e in ends)) - (last is not None and m.get(last) == 1) for m in often)
     vector_outer = last is not None and (not ends or votes < 0) and not lo.steps
     if vector_outer:
         # Where something runs across the vectors, the loop it runs along goes inside, so that its cache lines serve all

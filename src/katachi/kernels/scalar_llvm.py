@@ -7,12 +7,13 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from katachi.kernels.llvm_text import SCALARS, Builder, Value, Variable
+from katachi.kernels.halves import EXACT, narrowed, rounded, to_odd, widened
+from katachi.kernels.llvm_text import HALVES, SCALARS, Builder, Value, Variable
 from katachi.kernels.loops import Instr
 from katachi.kernels.polynomials import FUNCTIONS, through_double
 
 UNSIGNED = frozenset(("bool", "uint8", "uint16", "uint32", "uint64"))
-_FLOATS = ("float32", "float64")
+_FLOATS = ("float32", "float64", *HALVES)
 WIDTH = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64}
 INFINITY = {  # the smallest and largest value of a signed type
     **{t: (-(2 ** (w - 1)), 2 ** (w - 1) - 1) for t, w in WIDTH.items()},
@@ -92,12 +93,33 @@ def _remainder(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
     return b.op(x.scalar, x.lanes, f"srem {x.typed}, {safe}")
 
 
+def _power(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
+    """Integers: by squaring, as often as the largest exponent here has bits. A negative exponent leaves 1, -1 or 0."""
+    signed = instr.dtype not in UNSIGNED
+    minus = y < 0
+    left = b.variable(b.select(minus, 0, y) if signed else y)
+    most = b.reduce("umax", left.get())
+    unused = b.call(most.scalar, 1, f"llvm.ctlz.{most.scalar}", most, b.const("i1", 0)).to("zext", "i64")
+    out, square = b.variable(b.literal(y, 1)), b.variable(x)
+    with b.loop(b.const("i64", 0), WIDTH[y.scalar] - unused):
+        rest, base = left.get(), square.get()
+        out.set(b.select((rest & 1).ne(0), out.get() * base, out.get()))
+        square.set(base * base)
+        left.set(rest >> 1)
+    if not signed:
+        return out.get()
+    unit = b.select(x.eq(1) | (x.eq(-1) & (y & 1).eq(0)), 1, b.select(x.eq(-1), b.literal(x, -1), b.literal(x, 0)))
+    return b.select(minus, unit, out.get())
+
+
 def _is_finite(b: Builder, instr: Instr, x: Value) -> Value:
     return b.intrinsic("fabs", x) < math.inf
 
 
 def _bitcast(b: Builder, instr: Instr, x: Value) -> Value:
-    return x.to("bitcast", SCALARS[instr.dtype])
+    if instr.dtype in HALVES:
+        return widened(b, instr.dtype, narrowed(b, instr.extra, x))
+    return narrowed(b, instr.extra, x).to("bitcast", SCALARS[instr.dtype])
 
 
 def _convert(b: Builder, instr: Instr, x: Value) -> Value:
@@ -105,6 +127,8 @@ def _convert(b: Builder, instr: Instr, x: Value) -> Value:
     if instr.dtype == "bool":
         return x.ne(0)
     if source in _FLOATS:
+        if instr.dtype == "float16" and source == "float64":
+            return to_odd(b, x)
         if instr.dtype in _FLOATS:
             return x.to("fpext" if target == "double" else "fptrunc", target)
         return _to_integer(b, instr.dtype, x)
@@ -166,6 +190,7 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
     "is_finite": _is_finite,
     "bitcast_convert": _bitcast,
     "remainder": _remainder,
+    "power": _power,
     "shift_left": _shift_left,
     "shift_right_arithmetic": _shift_arithmetic,
     "compare": _compare,
@@ -177,8 +202,9 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
 
 def operation(b: Builder, instr: Instr, args: Sequence[Value]) -> Value:
     """The value of an instruction that neither loads, stores nor accumulates."""
-    function = FUNCTIONS.get(instr.name)
-    return function(b, *args) if function else _OPERATIONS[instr.name](b, instr, *args)
+    function = FUNCTIONS.get(instr.name) if args[-1].is_float else None
+    value = function(b, *args) if function else _OPERATIONS[instr.name](b, instr, *args)
+    return value if instr.name in EXACT else rounded(b, instr.dtype, value)
 
 
 _FOLDS: dict[str, tuple[int, Callable[[Value, Value], Value]]] = {  # where it starts, one more
@@ -242,7 +268,8 @@ class _Argmax:
     """The first largest value and where it was; the first NaN beats everything."""
 
     def __init__(self, b: Builder, instr: Instr) -> None:
-        self.b, self.unsigned, self.scalar = b, instr.dtype in UNSIGNED, SCALARS[instr.dtype]
+        self.b, self.instr = b, instr
+        self.unsigned, self.scalar = instr.dtype in UNSIGNED, SCALARS[instr.dtype]
 
     def start(self, lanes: int, mask: Value | None) -> tuple[Variable, Variable]:
         b = self.b

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value, Variable
+from katachi.kernels.halves import narrowed, rounded, widened
+from katachi.kernels.llvm_text import MEMORY, SCALARS, Builder, Target, Value, Variable
 from katachi.kernels.loops import ACCUMULATIONS, PLACED, THREAD, UNIT, Affine, Code, Instr
 from katachi.kernels.scalar_llvm import INFINITY, operation, reduction
 
@@ -20,6 +21,7 @@ SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
 def write_kernel(code: Code, name: str, target: Target, declared: set[str]) -> str:
     """The text of one function; what it calls is added to `declared`."""
     b = Builder(f"define void @{name}{SIGNATURE}", declared, target.bits == 512 and target.arch == "x86_64")
+    b.halves = target.halves
     _Writer(code, target, b).write()
     return b.text()
 
@@ -94,7 +96,7 @@ class _Writer:
             start = self.parameters[affine.offset]
             if instr.name != "index":
                 row = b.place("i64", b.value("ptr", 1, "%table"), self.parameters[instr.extra[0]])
-                start = b.place(SCALARS[instr.dtype], b.load("ptr", row), start)
+                start = b.place(MEMORY[instr.dtype], b.load("ptr", row), start)
             self.partial[i] = start
             for loop, slot in affine.loops:
                 if loop == THREAD:
@@ -139,7 +141,8 @@ class _Writer:
                 parts = [step.finish(wide[i])] if vector else []
                 if i in slots:
                     parts.append(step.read(slots[i]))
-                self.values[i] = step.merge(parts)
+                value = step.merge(parts)
+                self.values[i] = value if step.instr.name == "argmax" else rounded(self.b, step.instr.dtype, value)
             loop += inner
 
     def _inner(self, stage: int, loop: int, left: int, slots: dict[int, Any], wide: dict[int, Any]) -> None:
@@ -216,7 +219,7 @@ class _Writer:
 
     def _moved(self, k: int, place: Value, by: Value) -> Value:
         instr = self.code.body[k]
-        return place + by if instr.name == "index" else self.b.place(SCALARS[instr.dtype], place, by)
+        return place + by if instr.name == "index" else self.b.place(MEMORY[instr.dtype], place, by)
 
     def _instructions(self, depth: int) -> None:
         for i in self.at_depth.get(depth, ()):
@@ -251,13 +254,14 @@ class _Writer:
             return self.parameters[instr.extra]
         if instr.name == "argument":
             at = b.place("i64", b.value("ptr", 1, "%parameters"), instr.extra)
-            return b.load(scalar, at)  # little-endian: the low bytes come first
+            return widened(b, instr.dtype, b.load(MEMORY[instr.dtype], at))  # little-endian: the low bytes come first
         if instr.name == "index":
             return self._place(i)[0]
         if instr.name == "load":
-            return self._load(i, scalar, self.values[instr.args[0]] if instr.args else None)
+            mask = self.values[instr.args[0]] if instr.args else None
+            return widened(b, instr.dtype, self._load(i, MEMORY[instr.dtype], mask))
         if instr.name == "store":
-            self._store(i, self.values[instr.args[0]])
+            self._store(i, narrowed(b, instr.dtype, self.values[instr.args[0]]))
             return self.values[instr.args[0]]
         if instr.name == "check":
             return self._check(i)
@@ -293,15 +297,15 @@ class _Writer:
     def _scatter(self, i: int) -> Value:
         b, instr = self.b, self.code.body[i]
         value, allowed = self.values[instr.args[0]], self.values[instr.args[1]]
-        add = instr.extra[2] == "add"
 
         def put(mask: Value | None) -> None:
             place, consecutive = self._place(i)
             lanes = self.width if consecutive else place.lanes
             new = b.splat(value, lanes)
-            if add:
-                new = b.load(new.scalar, place, lanes, mask) + new
-            b.store(new, place, mask)
+            if instr.extra[2] != "set":
+                old = widened(b, instr.dtype, b.load(MEMORY[instr.dtype], place, lanes, mask))
+                new = operation(b, instr._replace(name=instr.extra[2]), [old, new])
+            b.store(narrowed(b, instr.dtype, new), place, mask)
 
         if allowed.lanes == 1:
             with b.when(allowed):

@@ -217,7 +217,7 @@ BATCHING: dict[str, Rule] = {
     **dict.fromkeys(("reduce_window", "reduce_window_gradient"), _along()),  # of the last axes: any may stand before
     **dict.fromkeys(("attention", "attention_logsumexp", "attention_gradient"), _along()),  # likewise
     **dict.fromkeys(REDUCTIONS, _along(axes=_shifted)),
-    **dict.fromkeys((*CUMULATIVE, "argsort", "argmax"), _along(axis=_next)),
+    **dict.fromkeys((*CUMULATIVE, "sort", "argmax"), _along(axis=_next)),
     "broadcast_in_dim": _along(shape=_sized, dims=_kept_first),
     "reshape": _along(shape=_sized),
     "transpose": _along(permutation=_kept_first),

@@ -9,6 +9,7 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.graph.sizes import count
 from katachi.transforms.view import View
 
 
@@ -76,7 +77,6 @@ FLAT = frozenset(
         "shift_right_arithmetic",
         "reduce_and",
         "reduce_or",
-        "argsort",
         "not",
         "and",
         "or",
@@ -197,6 +197,12 @@ def add_along(g: Node, place: Node, axis: int, size: int) -> Node:
     return b.transpose(make("scatter", zero, index, update, combine="add", **where), back)
 
 
+def ranks(key: Node, axis: int, descending: bool) -> Node:
+    """Where along the axis sorting by `key` takes each place from (int64)."""
+    place = make("iota", shape=key.shape, dtype=int64, dimension=axis, device=key.device)
+    return make("sort", key, place, axis=axis, descending=descending)
+
+
 def power_base(v: View) -> Node:
     """d(a ** e) / da = e a ** (e - 1), and 0 where e is 0: also where a is 0 or NaN, and in derivatives of this."""
     a, e = v.x(0), v.x(1)
@@ -230,8 +236,6 @@ def reduced_share(v: View) -> Node:
 
 def scatter_winners(v: View) -> Node:
     """Which updates of a scatter that sets are not overwritten by a later one (bool, shaped as the updates)."""
-    from katachi.graph.sizes import count
-
     x, index, update = v.like(0), v.x(1), v.like(2)
     where = {"axes": v.attrs["axes"], "batch": v.attrs["batch"]}
     line = make("iota", shape=(count(update.shape),), dtype=int64, dimension=0, device=x.device)
@@ -240,6 +244,48 @@ def scatter_winners(v: View) -> Node:
     return b.compare(
         make("gather", make("scatter", nobody, index, mine, combine="set", **where), index, **where), "EQ", mine
     )
+
+
+def scatter_extreme_shares(v: View) -> tuple[Node, Node]:
+    """For a scatter of maxima or minima: 1 / (number of ties) where x, and where an update, is the value that stays."""
+    x, index, update = v.x(0), v.x(1), v.x(2)
+    where = {"axes": v.attrs["axes"], "batch": v.attrs["batch"]}
+
+    def stays(value: Node, out: Node) -> Node:  # if there is a NaN, that
+        return b.convert(make("or", b.compare(value, "EQ", out), b.compare(value, "NE", value)), x.dtype)
+
+    here, there = stays(x, v.out), stays(update, make("gather", v.out, index, **where))
+    ties = make("scatter", here, index, there, combine="add", **where)
+    return b.divide(here, ties), b.divide(there, make("gather", ties, index, **where))
+
+
+def _products_of_runs(x: Node, key: Node, towards: int) -> Node:
+    """running_products of a vector, begun anew wherever the key changes."""
+    one, true = b.full(1.0, (), x.dtype, x.device), b.full(True, (), bool_, x.device)
+    begun = b.compare(key, "NE", moved(key, 0, towards, b.full(-1, (), key.dtype, key.device)))
+    y, step = b.select(begun, b.like(x, 1.0), moved(x, 0, towards, one)), 1
+    while step < x.shape[0]:
+        y = b.select(begun, y, b.multiply(y, moved(y, 0, towards * step, one)))
+        begun = make("or", begun, moved(begun, 0, towards * step, true))
+        step *= 2
+    return y
+
+
+def scatter_factors(v: View) -> tuple[Node, Node]:
+    """For a scatter of products: the product of all updates of a place, and for each update that of x and all others
+    of its place. Of multiplications only, so zeros are no trouble, in derivatives neither: with the updates of a place
+    side by side, what stands before and what stands behind."""
+    x, index, update = v.x(0), v.x(1), v.x(2)
+    where = {"axes": v.attrs["axes"], "batch": v.attrs["batch"]}
+    every = make("scatter", b.like(x, 1.0), index, update, combine="multiply", **where)
+    n = count(update.shape)
+    line = make("iota", shape=(count(x.shape),), dtype=int64, dimension=0, device=x.device)
+    place = b.reshape(make("gather", b.reshape(line, x.shape), index, **where), (n,))
+    order = ranks(place, 0, False)
+    place, side_by_side = (make("sort", place, p, axis=0, descending=False) for p in (place, b.reshape(update, (n,))))
+    others = b.multiply(*(_products_of_runs(side_by_side, place, towards) for towards in (1, -1)))
+    others = b.reshape(make("sort", order, others, axis=0, descending=False), update.shape)
+    return every, b.multiply(others, make("gather", x, index, **where))
 
 
 def window_gather(v: View, u: Node) -> Node:

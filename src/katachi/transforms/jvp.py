@@ -105,7 +105,12 @@ def _scatter(v: View, t: Tangents) -> Node | None:
     if t[0] is None and t[2] is None:
         return None
     x = b.like(v.like(0), 0.0) if t[0] is None else t[0]
-    return _again(v, x, v.x(1), b.like(v.like(2), 0.0) if t[2] is None else t[2])
+    update = b.like(v.like(2), 0.0) if t[2] is None else t[2]
+    combine = v.attrs["combine"]
+    if combine not in ("set", "add"):
+        of_x, of_update = d.scatter_factors(v) if combine == "multiply" else d.scatter_extreme_shares(v)
+        x, update, combine = b.multiply(x, of_x), b.multiply(update, of_update), "add"
+    return make("scatter", x, v.x(1), update, **{**v.attrs, "combine": combine})
 
 
 def _custom_call(v: View, t: Tangents) -> Node | None:
@@ -160,6 +165,7 @@ JVP: dict[str, Rule] = {
     "convolution": _bilinear,
     "reduce_window": _reduce_window,
     "reduce_window_gradient": _reduce_window_gradient,
+    "sort": lambda v, t: None if t[1] is None else _again(v, v.x(0), t[1]),
     "gather": _linear,
     "scatter": _scatter,
     **ATTENTION_JVP,

@@ -203,16 +203,28 @@ def _gather(g: Node, v: View) -> Node:
 
 
 def _scatter_operand(g: Node, v: View) -> Node:
-    if v.attrs["combine"] == "add":
-        return g
-    return make("scatter", g, v.x(1), b.like(v.like(2), 0.0), **v.attrs)
+    combine = v.attrs["combine"]
+    if combine == "set":
+        return make("scatter", g, v.x(1), b.like(v.like(2), 0.0), **v.attrs)
+    if combine == "multiply":
+        return b.multiply(g, d.scatter_factors(v)[0])
+    return g if combine == "add" else b.multiply(g, d.scatter_extreme_shares(v)[0])
 
 
 def _scatter_update(g: Node, v: View) -> Node:
     read = make("gather", g, v.x(1), axes=v.attrs["axes"], batch=v.attrs["batch"])
-    if v.attrs["combine"] == "add":
-        return read
-    return b.select(d.scatter_winners(v), read, b.like(read, 0.0))
+    combine = v.attrs["combine"]
+    if combine == "set":
+        return b.select(d.scatter_winners(v), read, b.like(read, 0.0))
+    if combine == "multiply":
+        return b.multiply(read, d.scatter_factors(v)[1])
+    return read if combine == "add" else b.multiply(read, d.scatter_extreme_shares(v)[1])
+
+
+def _sort(g: Node, v: View) -> Node:
+    """Back to where each value came from: these places are all different, so sorting by them undoes the sorting."""
+    axis = v.attrs["axis"]
+    return make("sort", d.ranks(v.x(0), axis, v.attrs["descending"]), g, axis=axis, descending=False)
 
 
 def _starts(v: View, first: int) -> list[Node]:
@@ -268,6 +280,7 @@ VJP: dict[str, Sequence[Rule | None]] = {
     "convolution": (_convolution_input, _convolution_weight),
     "reduce_window": (lambda g, v: make("reduce_window_gradient", v.x(0), g, **v.attrs),),
     "reduce_window_gradient": (None, lambda g, v: d.window_gather(v, g)),
+    "sort": (None, _sort),
     "gather": (_gather, None),
     "scatter": (_scatter_operand, None, _scatter_update),
     **ATTENTION_VJP,

@@ -15,6 +15,8 @@ from katachi.kernels.convolution import Convolve
 from katachi.kernels.llvm_text import Target
 from katachi.kernels.loops import Code
 from katachi.kernels.matmul import Product, write_product
+from katachi.kernels.sort import Sort, write_sort
+from katachi.kernels.unpool import Unpool, write_unpool
 from katachi.kernels.winograd import Winograd
 from katachi.kernels.write_attention import write_attention
 from katachi.kernels.write_convolution import write_convolution
@@ -29,7 +31,7 @@ _PASSES = (
 
 WRITERS: dict[type, Callable[[Any, str, Target, set[str]], str]] = {
     Code: write_kernel, Product: write_product, Convolve: write_convolution, Winograd: write_winograd,
-    Attend: write_attention,
+    Attend: write_attention, Sort: write_sort, Unpool: write_unpool,
 }  # fmt: skip
 
 
@@ -46,7 +48,8 @@ class Engine:
         )
         wide = features.get("avx512bw", False) and features.get("avx512vl", False)
         arch = triple.split("-")[0]
-        self.target = Target(512 if wide else 256 if features.get("avx2", False) else 128, wide, arch)
+        bits = 512 if wide else 256 if features.get("avx2", False) else 128
+        self.target = Target(bits, wide, arch, features.get("f16c", False) or arch in ("aarch64", "arm64"))
         self.compiled = self.loaded = 0
         self._made_by = (llvmlite.__version__, triple, cpu, features.flatten(), cache.source_digest())
         self._jit = llvm.create_lljit_compiler(self.machine)

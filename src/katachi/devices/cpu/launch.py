@@ -19,6 +19,8 @@ from katachi.kernels.in_order import lower_in_order
 from katachi.kernels.loops import Kernel
 from katachi.kernels.matmul import lower_matmul
 from katachi.kernels.nest import lower_loops
+from katachi.kernels.sort import lower_sort
+from katachi.kernels.unpool import lower_unpool
 
 if TYPE_CHECKING:
     from katachi.compiler.fuse import Group
@@ -27,7 +29,10 @@ TEMPLATES: dict[str, Callable[..., tuple[list[tuple[Any, list[int], int]], objec
     "matmul": lower_matmul,
     "convolution": lower_convolution,
     "attention": lower_attention,
+    "sort": lower_sort,
+    "unpool": lower_unpool,
 }
+EXPRESSIONS = ("loops", "in order")  # the kinds of groups that are written in the loop language
 ALONE = 60_000  # instructions and elements: below, waking another thread costs more than it saves
 _GRAIN = 64  # steps of a vector loop come in whole vectors of any target
 
@@ -37,7 +42,7 @@ class Launch:
 
     __slots__ = ("checks", "count", "keep", "run", "scratch", "start", "status", "status_address")
 
-    def __init__(self, rows: list[int], checks: dict[int, dict[int, Node]], scratch: int, keep: object) -> None:
+    def __init__(self, rows: list[int], checks: dict[int, tuple[tuple[Node, int], ...]], scratch: int, keep: object) -> None:
         table = np.array(rows or [0], np.int64)
         self.start, self.count, self.checks, self.keep = _address(table), len(rows) // 4, checks, (table, keep)
         self.scratch = scratch  # bytes that templates use beside the table's values
@@ -57,7 +62,7 @@ class Launch:
         if result >= 0:
             report, value, size = self.status[0], self.status[1], self.status[2]
             self.status[0] = 0
-            _raise(self.checks[result][report - 1], value, size)
+            _raise(*self.checks[result][report - 1], value, size)
         if result == STOPPED:
             raise KeyboardInterrupt
 
@@ -91,12 +96,12 @@ def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
     `index` is each value's row of that table. Kernels whose structure is new are compiled here, together.
     """
     parts: list[tuple[Any, list[int], int, int]] = []  # key, parameters, tasks, flags
-    checks: dict[int, dict[int, Node]] = {}
+    checks: dict[int, tuple[tuple[Node, int], ...]] = {}
     keep: list[Any] = []
     threads = pool().threads
     written = False  # whether cells have been, before this part
     for i, group in enumerate(groups):
-        if group.kind in TEMPLATES:
+        if group.kind not in EXPRESSIONS:
             node = group.outputs[-1]
             made = group.outputs if group.kind == "attention" else node  # of the others there is one result
             steps, scratch = TEMPLATES[group.kind](node, made, index, threads, engine().target)
@@ -111,7 +116,7 @@ def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
                 flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
                 written = written or i >= firm
                 if kernel.checks:
-                    checks[len(parts)] = dict(kernel.checks)
+                    checks[len(parts)] = kernel.checks
                     flags |= CHECKED
                 parts.append((kernel.code, kernel.parameters, tasks, flags))
 
@@ -135,11 +140,8 @@ def _address(array: np.ndarray[Any, Any]) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _raise(node: Node, value: int, size: int) -> None:
-    error = IndexBoundsError(
-        f"{node.primitive} of {node.inputs[0].aval!r} with indices {node.inputs[1].aval!r}: "
-        f"index {value} is outside an axis of size {size}"
-    )
+def _raise(node: Node, axis: int, value: int, size: int) -> None:
+    error = IndexBoundsError(f"index {value} is outside axis {axis} of size {size}")
     error.node = node  # type: ignore[attr-defined] # the program says whose line it was
     raise error
 

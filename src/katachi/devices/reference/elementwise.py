@@ -148,12 +148,12 @@ def _cumulative(f: np.ufunc, exact: bool) -> Callable[..., Array]:
     return define
 
 
-def _argsort(x: Array, *, axis: int, descending: bool) -> Array:
-    wide = x.astype(np.float32) if _is_float(x) and x.dtype.itemsize == 2 else x
-    if descending:
-        wide = np.flip(wide, axis)
-    order = np.argsort(wide, axis, kind="stable").astype(np.int64, copy=False)
-    return x.shape[axis] - 1 - np.flip(order, axis) if descending else order
+def _sort(key: Array, payload: Array, *, axis: int, descending: bool) -> Array:
+    wide = key.astype(np.float32) if _is_float(key) and key.dtype.itemsize == 2 else key
+    if descending:  # both turned round before and after, so that equal keys keep their order
+        wide, payload = np.flip(wide, axis), np.flip(payload, axis)
+    out = np.take_along_axis(payload, np.argsort(wide, axis, kind="stable"), axis)
+    return np.flip(out, axis) if descending else out
 
 
 def _argmax(x: Array, *, axis: int) -> Array:
@@ -222,7 +222,7 @@ ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "reduce_and": _bitwise_over(np.bitwise_and),
     "reduce_or": _bitwise_over(np.bitwise_or),
     "argmax": _argmax,
-    "argsort": _argsort,
+    "sort": _sort,
     "cumulative_sum": _cumulative(np.add, True),
     "cumulative_prod": _cumulative(np.multiply, True),
     "cumulative_max": _cumulative(np.maximum, False),

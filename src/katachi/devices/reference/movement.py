@@ -91,12 +91,12 @@ def _gather(x: Array, index: Array, *, axes: Ints, batch: int) -> Array:
 
 def _scatter(x: Array, index: Array, update: Array, *, axes: Ints, batch: int, combine: str) -> Array:
     order, places = _places(x, index, axes, batch)
-    inside = np.float64 if combine == "add" and x.dtype.kind not in "iub" else x.dtype
+    inside = np.float64 if combine != "set" and x.dtype.kind not in "iub" else x.dtype
     out = x.astype(inside, copy=True)
-    if combine == "add":
-        np.add.at(out.transpose(order), places, update.astype(inside))
-    else:
+    if combine == "set":
         out.transpose(order)[places] = update
+    else:
+        getattr(np, combine).at(out.transpose(order), places, update.astype(inside))
     return out.astype(x.dtype, copy=False)
 
 
