@@ -69,11 +69,11 @@ def test_other_models_and_devices(tmp_path: Path, model: str, device: str) -> No
     asked = ["train", "digits", "--model", model, "--device", device, "--epochs", "1", "--batch-size", "128"]
     done = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0 and f"digits: {model} on {device}" in done.output
-    assert kt.zeros(1).device == "reference"  # the choice ends with the command
+    assert kt.zeros(1).device == "cpu"  # the choice ends with the command
 
 
 WRONG = {
-    "--device tpu": "no device 'tpu'; it has reference, cpu",
+    "--device tpu": "no device 'tpu'; it has cpu, reference",
     "--lr nan": "--lr: nan is no learning rate",
     "--lr -1": "-1.0 is no learning rate",
     "--epochs 0": "--epochs",

@@ -13,6 +13,7 @@ import katachi
 from katachi.errors import DTypeError, IndexBoundsError, ShapeError
 
 from .samples import RNG, Array, Ints, shapes  # pyrefly: ignore[missing-import]
+from .test_more_operations import slope  # pyrefly: ignore[missing-import]
 
 kt: Any = katachi
 BOUND = st.one_of(st.none(), st.integers(-5, 5))
@@ -128,6 +129,81 @@ def test_writing(case: tuple[Ints, Any, Any], rng: np.random.Generator, whole: b
     np.testing.assert_allclose(w.grad.numpy(), unbroadcast(c[theirs], value.shape), atol=1e-12)
 
 
+WAYS = {"multiply": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(case=advanced(), rng=RNG, whole=st.booleans())
+def test_combining(way: str, case: tuple[Ints, Any, Any], rng: np.random.Generator, whole: bool) -> None:
+    shape, theirs, ours = case
+    n = int(np.prod(shape))
+    places = read(np.zeros(shape), theirs).shape
+    size = places if whole else places[1:]
+    apart = (rng.permutation(n + int(np.prod(size))) - n // 2) * 0.37  # of which one is zero
+    x, value = apart[:n].reshape(shape), apart[n:].reshape(size)
+    want = x.copy()
+    WAYS[way].at(want, theirs, value)
+
+    def change(x: Any, value: Any) -> Any:
+        return getattr(x.at[ours], way)(value)
+
+    np.testing.assert_allclose(change(kt.tensor(x), kt.tensor(value)).numpy(), want, rtol=1e-12, atol=1e-12)
+    rounded = np.round(x).astype(np.int32)
+    whole_want = rounded.copy()
+    WAYS[way].at(whole_want, theirs, 2)
+    got = change(kt.tensor(rounded), 2)
+    assert got.dtype is kt.int32 and got.tolist() == whole_want.tolist()
+    repeated = not whole and places != size and len(places) > len(size)  # one value at several places: ties
+    slope(lambda v: change(v, kt.tensor(value)), x, rng, 1e-4)
+    if way == "multiply" or not repeated:
+        slope(lambda v: change(kt.tensor(x), v), value, rng, 1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_combining_on_the_cpu(way: str) -> None:
+    x, value = np.arange(12.0).reshape(3, 4) - 5, np.array([[2.0, -3.0, 0.5, 4.0]])
+    indices: list[Any] = [1, slice(None, None, -2), [0, 2, 2], (slice(1, 3), [3, 0, 3, 1]), (2, -1)]
+    for index in indices:
+        want = x.copy()
+        WAYS[way].at(want, index, value[0, 0] if index == (2, -1) else value[0])
+        found = []
+        for device in ("reference", "cpu"):
+            v, w = kt.variable(x, device=device), kt.variable(value[0, 0] if index == (2, -1) else value, device=device)
+            out = getattr(v.at[index], way)(w if index == (2, -1) else w[0])
+            (out * out).sum().backward()
+            np.testing.assert_allclose(out.numpy(), want, rtol=1e-12)
+            found.append((v.grad.numpy(), w.grad.numpy()))
+        np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-12)
+        np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-12)
+
+
+def test_combining_where_factors_are_zero_and_extremes_tie() -> None:
+    x, u = kt.variable([2.0, 5.0]), kt.variable([0.0, 0.0, 3.0])
+    out = x.at[[0, 0, 0]].multiply(u)
+    assert out.tolist() == [0, 5]
+    product = kt.grad(lambda u: kt.tensor([2.0, 5.0]).at[[0, 0, 0]].multiply(u).sum())
+    assert product(u.freeze()).tolist() == [0, 0, 0]
+    mixed = kt.grad(lambda u: product(u)[0])  # d2 / du0 du: the product of x and all but two
+    assert mixed(u.freeze()).tolist() == [0, 6, 0]
+    triple = kt.grad(lambda u: mixed(u)[1])
+    assert triple(u.freeze()).tolist() == [0, 0, 2]
+    x, u = kt.variable([1.0, 1.0, 0.0]), kt.variable([1.0, 1.0, 4.0, 4.0])
+    x.at[[0, 0, 2, 2]].max(u).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), [1 / 3, 1, 0], rtol=1e-6)
+    np.testing.assert_allclose(u.grad.numpy(), [1 / 3, 1 / 3, 0.5, 0.5], rtol=1e-6)
+    nan = kt.zeros(2).at[[0, 0]].min(kt.tensor([np.nan, -1.0]))
+    assert np.isnan(nan.numpy()).tolist() == [True, False]
+    v, u = kt.variable([1.0, np.nan, 2.0]), kt.variable([3.0, np.inf, 5.0])
+    v.at[[0, 2, 0]].multiply(u)[0].backward()
+    assert v.grad.tolist()[:2] == [15, 0] and u.grad.tolist() == [5, 0, 3]
+    v, u = kt.variable(v.numpy()), kt.variable(u.numpy())
+    v.at[[0, 2, 0]].max(u).sum().backward()
+    assert v.grad.tolist() == [0, 1, 0] and u.grad.tolist() == [0, 1, 1]
+    v = kt.variable([1.0, np.inf, 2.0])  # what is not addressed has no part in the gradient
+    v.at[kt.tensor(0).item()].multiply(3.0)[0].backward()
+    assert v.grad.tolist() == [3, 0, 0]
+
+
 def unbroadcast(g: Array, shape: Ints) -> Array:
     return np.asarray(g).sum(0) if np.ndim(g) > len(shape) else np.asarray(g)
 
@@ -213,6 +289,10 @@ WRONG: list[tuple[Any, Any, str]] = [
     (lambda: kt.zeros(2, dtype=kt.int8).at[0].set(kt.tensor(300)), DTypeError, "int8 cannot hold int64"),
     (lambda: kt.zeros(2, dtype=kt.int8).at[0].set(300), OverflowError, "300 does not fit int8"),
     (lambda: kt.zeros(2, dtype=kt.bool_).at[0].add(True), DTypeError, "numeric dtype, got bool"),
+    (lambda: kt.zeros(2, dtype=kt.bool_).at[0].max(True), DTypeError, r"at\[...\].max: needs a numeric dtype"),
+    (lambda: matrix().at[[0, 1]].multiply(kt.zeros((3, 3))), ShapeError, r"at\[...\].multiply\(.*shape \(2, 3\)"),
+    (lambda: kt.zeros(2, dtype=kt.int64).at[0].min(kt.tensor(0.5)), DTypeError, "int64 cannot hold float32"),
+    (lambda: matrix().at[[0, 2]].max(1.0), IndexBoundsError, "index 2 is outside|2 is outside axis 0"),
     (lambda: kt.take(matrix(), [0]), ShapeError, r"take: needs an axis for shape \(2, 3\)"),
     (lambda: kt.take(matrix(), [0.5], axis=0), DTypeError, "needs integers or bools"),
     (lambda: kt.take_along_axis(matrix(), kt.tensor([0]), 0), ShapeError, r"take_along_axis\(.*2 axes for \(2, 3\)"),

@@ -78,7 +78,7 @@ def test_a_frozen_part_stays_as_it_is() -> None:
 
 
 def test_moving_takes_gradients_frozen_twins_and_the_optimisers_state_along() -> None:
-    model = nn.Linear(2, 1)
+    model = nn.Linear(2, 1).to("reference")
     twin, optimizer = model.freeze(), optim.Adam(model.parameters(), lr=0.1)
 
     def step(device: str) -> None:
@@ -87,7 +87,7 @@ def test_moving_takes_gradients_frozen_twins_and_the_optimisers_state_along() ->
             optimizer.step()
 
     step("reference")
-    model(kt.ones((1, 2))).sum().backward()
+    model(kt.ones((1, 2), device="reference")).sum().backward()
     want, grad = model.weight.tolist(), model.weight.grad
     assert model.to("cpu") is model and model.weight.device == "cpu" == twin.weight.device
     assert grad is not None and model.weight.grad is not None and model.weight.grad.device == "cpu"

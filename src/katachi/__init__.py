@@ -26,9 +26,11 @@ from katachi.graph.dtypes import (
     uint32,
     uint64,
 )  # fmt: skip
+from katachi.tensor import memory as memory
 from katachi.tensor.advanced import take, take_along_axis
 from katachi.tensor.arrange import (
     chunk,
+    diag,
     diagonal,
     meshgrid,
     moveaxis,
@@ -70,6 +72,7 @@ from katachi.tensor.cumulative import (
     cumulative_min,
     cumulative_prod,
     cumulative_sum,
+    diff,
     sort,
     topk,
 )  # fmt: skip
@@ -111,6 +114,7 @@ from katachi.tensor.elementwise import (
     where,
 )  # fmt: skip
 from katachi.tensor.explain import explain
+from katachi.tensor.floats import copysign, hypot, nextafter, signbit
 from katachi.tensor.functions import (
     acos,
     acosh,
@@ -157,11 +161,13 @@ from katachi.tensor.kinds import (
 from katachi.tensor.linalg import matmul
 from katachi.tensor.modes import device, devices, eager, no_grad, use_device
 from katachi.tensor.movement import (
+    broadcast_arrays,
     broadcast_to,
     concat,
     expand_dims,
     flatten,
     flip,
+    matrix_transpose,
     permute,
     permute_dims,
     reshape,
@@ -169,6 +175,9 @@ from katachi.tensor.movement import (
     stack,
     transpose,
 )  # fmt: skip
+from katachi.tensor.namespace import VERSION as __array_api_version__
+from katachi.tensor.namespace import e, inf, nan, newaxis, pi
+from katachi.tensor.namespace import namespace_info as __array_namespace_info__
 from katachi.tensor.products import (
     einsum,
     outer,
@@ -193,12 +202,21 @@ from katachi.tensor.reduce import (
     sum,
     var,
 )  # fmt: skip
+from katachi.tensor.searching import (
+    nonzero,
+    searchsorted,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)  # fmt: skip
 from katachi.tensor.shaped import Shaped, shape_vars
 from katachi.tensor.tensor import Tensor, Variable, is_variable
 from katachi.tensor.tensor import evaluate as eval
 
 __version__ = "0.1.0"
 _ROOMS = ("nn", "optim", "data", "train", "io")
+bool = bool_  # the Array API's name; at the end, so that nothing above means it
 
 
 def __getattr__(name: str) -> Any:

@@ -127,6 +127,7 @@ class Optimizer:
                 except (ArithmeticError, TypeError, ValueError):
                     self.check(group)  # raises the error that names the setting
                     raise
+        g = None  # a handle that is alive at the flush would be computed for somebody to see
         taken: list[Any] = []
         t.committed = False
         try:
@@ -256,6 +257,7 @@ class Optimizer:
             store[p] = g
             if grads is None:
                 p._grad = g
+        t.failed = None  # it holds values
 
 
 class _Step(NamedTuple):

@@ -1,24 +1,24 @@
-"""Indexing by arrays and masks, and `x.at[i]`, the same places written instead of read: gather and scatter."""
+"""Indexing by arrays and masks: gather."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from katachi.errors import DTypeError, IndexBoundsError, ShapeError
 from katachi.graph import build as b
-from katachi.graph.dtypes import bool_, int64, promote, uint64
+from katachi.graph.dtypes import bool_, int64, uint64
 from katachi.graph.node import Node
-from katachi.graph.primitives import constant, make
+from katachi.graph.primitives import make
 from katachi.graph.sizes import Shape
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
-from katachi.tensor.indexing import INT, basic, inside, slice_bounds, sliced, spread_parts
+from katachi.tensor.indexing import INT, inside, slice_bounds, sliced, spread_parts
 from katachi.tensor.operand import as_axis
-from katachi.tensor.types import _G, G, S
+from katachi.tensor.types import _G
 
 if TYPE_CHECKING:
     from katachi.tensor.tensor import Tensor
@@ -68,7 +68,7 @@ def _taken(part: Any) -> int:
     return part is not None
 
 
-def _operands(x: Any, parts: tuple[Any, ...]) -> tuple[list[Any], tuple[Any, ...]]:
+def operands_of(x: Any, parts: tuple[Any, ...]) -> tuple[list[Any], tuple[Any, ...]]:
     """The ints and tensors of an index, and its pattern."""
     from katachi.tensor.creation import tensor
 
@@ -121,7 +121,7 @@ def from_front(index: Node, size: int) -> Node:
     return b.select(negative, b.shift(index, size), index)
 
 
-class _Places(NamedTuple):
+class Places(NamedTuple):
     """What an index with arrays reads of x. The gathered value's axes are those of the arrays, then the rest."""
 
     source: Node  # x, sliced, with the axes of masks without axes
@@ -138,13 +138,13 @@ class _Places(NamedTuple):
         return (*range(self.lead, first), *range(self.lead), *range(first, end))
 
 
-def _bounds(x: Node, pattern: tuple[Any, ...]) -> list[tuple[int, int, int]]:
+def bounds_of(x: Node, pattern: tuple[Any, ...]) -> list[tuple[int, int, int]]:
     per_axis = [p for p in pattern if p is not None and p != NEW and p != GAP]
     return [(0, n, 1) if p in ARRAYS else p for n, p in zip(x.shape, per_axis, strict=True)]
 
 
-def _places(x: Node, operands: Sequence[Node], pattern: tuple[Any, ...]) -> _Places:
-    x = sliced(x, _bounds(x, pattern))
+def places(x: Node, operands: Sequence[Node], pattern: tuple[Any, ...]) -> Places:
+    x = sliced(x, bounds_of(x, pattern))
     sizes, left = iter(x.shape), iter(operands)
     shape: list[int] = []
     kept: list[int] = []
@@ -175,12 +175,12 @@ def _places(x: Node, operands: Sequence[Node], pattern: tuple[Any, ...]) -> _Pla
     where = [i for i, p in enumerate(pattern) if p in ARRAYS]
     adjacent = where == list(range(where[0], where[-1] + 1))
     before = sum(p != GAP for p in pattern[: where[0]])
-    return _Places(b.reshape(x, tuple(shape)), together, tuple(axes), len(common), tuple(kept), adjacent * before)
+    return Places(b.reshape(x, tuple(shape)), together, tuple(axes), len(common), tuple(kept), adjacent * before)
 
 
 def _gather(x: Node, *rest: Any) -> Node:
     """rest: the ints' and arrays' nodes, then the pattern."""
-    p = _places(x, rest[:-1], rest[-1])
+    p = places(x, rest[:-1], rest[-1])
     out = make("gather", p.source, p.index, axes=p.axes, batch=0)
     return b.transpose(b.reshape(out, (*p.index.shape[:-1], *p.kept)), p.order)
 
@@ -190,134 +190,8 @@ GATHER = Op("index", _gather, scalar=int64)
 
 def getitem(x: Any, parts: tuple[Any, ...]) -> Any:
     """x[parts], of which some are arrays."""
-    operands, pattern = _operands(x, parts)
+    operands, pattern = operands_of(x, parts)
     return apply(GATHER, (x, *operands), (pattern,))
-
-
-def _fitted(value: Node, shape: Shape) -> Node:
-    if b.broadcast(value.shape, shape) != shape:
-        raise ShapeError(f"a value of shape {value.shape} does not broadcast to the places' shape {shape}")
-    return b.spread(value, shape)
-
-
-def _put(x: Node, value: Node, bounds: Sequence[tuple[int, int, int]], ints: dict[int, Node], combine: str) -> Node:
-    """x with `value` where `sliced` would read, and at the ints of other axes, where value has size one."""
-    flipped = tuple(i for i, (_, _, step) in enumerate(bounds) if step < 0)
-    if flipped:
-        value = make("reverse", value, dimensions=flipped)
-    low, high, interior = [], [], []
-    for n, size, (start, _, step), i in zip(x.shape, value.shape, bounds, range(len(x.shape)), strict=True):
-        if i in ints or not size:
-            start, step = 0, 1
-        elif step < 0:
-            start, step = start + (size - 1) * step, -step
-        low.append(start)
-        interior.append(step - 1 if size > 1 else 0)
-        high.append(0 if i in ints else n - start - (size and (size - 1) * step + 1))
-    widths = {"low": tuple(low), "high": tuple(high), "interior": tuple(interior)}
-    there = None
-    if any(low) or any(high) or any(interior):
-        there = b.full(True, value.shape, bool_, x.device)
-        there = b.spread(make("pad", there, constant(False, bool_, x.device), **widths), x.shape)
-        value = make("pad", value, constant(0, value.dtype, x.device), **widths)
-    value = b.spread(value, x.shape)
-    for axis, index in ints.items():
-        line = make("iota", shape=x.shape, dtype=int64, dimension=axis, device=x.device)
-        here = b.compare(line, "EQ", index)
-        there = here if there is None else make("and", there, here)
-    if combine == "add":
-        return make("add", x, value if there is None else b.select(there, value, b.like(value, 0)))
-    # what replaces all of a variable is a variable as well, as its type says
-    return b.select(b.full(True, x.shape, bool_, x.device) if there is None else there, value, x)
-
-
-def _update(x: Node, *rest: Any) -> Node:
-    """rest: the ints' and arrays' nodes, the value, then the pattern and how to combine."""
-    operands, value, pattern, combine = rest[:-3], b.convert(rest[-3], x.dtype), rest[-2], rest[-1]
-    bounds = _bounds(x, pattern)
-    if not any(p in ARRAYS and p != INT for p in pattern):
-        per_axis, left = [p for p in pattern if p is not None], iter(operands)
-        ints = {i: next(left) for i, p in enumerate(per_axis) if p == INT}
-        sizes = [1 if i in ints else len(range(*p)) for i, p in enumerate(bounds)]
-        axis_sizes = iter([n for i, n in enumerate(sizes) if i not in ints])
-        shape = tuple(1 if p is None else next(axis_sizes) for p in pattern if p != INT)
-        return _put(x, b.reshape(_fitted(value, shape), tuple(sizes)), bounds, ints, combine)
-    p = _places(x, operands, pattern)
-    order, shape = p.order, (*p.index.shape[:-1], *p.kept)
-    value = _fitted(value, tuple(shape[i] for i in order))
-    value = b.transpose(value, tuple(order.index(i) for i in range(len(order))))
-    rest_of = tuple(n for i, n in enumerate(p.source.shape) if i not in p.axes)
-    value = b.reshape(value, (*p.index.shape[:-1], *rest_of))
-    part = make("scatter", p.source, p.index, value, axes=p.axes, batch=0, combine=combine)
-    part = b.reshape(part, tuple(len(range(*r)) for r in bounds))
-    return part if bounds == [(0, n, 1) for n in x.shape] else _put(x, part, bounds, {}, "set")
-
-
-SET, ADD = Op("at[...].set", _update, scalar=int64), Op("at[...].add", _update, scalar=int64)
-
-
-class Place(Generic[S, G]):
-    """Places of a tensor, `x.at[index]`: they can be read, and there are values that differ from x in them alone."""
-
-    __slots__ = ("_index", "_x")
-
-    def __init__(self, x: Tensor[S, G], index: Any) -> None:
-        self._x, self._index = x, index
-
-    def get(self) -> Any:
-        """x[index]."""
-        return self._x[self._index]
-
-    def set(self, value: Any) -> Tensor[S, Any]:
-        """x with `value`, broadcast, at these places. Where the index names one place several times the last counts.
-
-        Raises ShapeError for a value that does not broadcast, DTypeError for one whose dtype x's cannot hold.
-
-        >>> import katachi as kt
-        >>> kt.zeros(4).at[[1, -1]].set(kt.tensor([5.0, 6.0])).tolist()
-        [0.0, 5.0, 0.0, 6.0]
-        """
-        return self._change(SET, "set", value)
-
-    def add(self, value: Any) -> Tensor[S, Any]:
-        """x with `value`, broadcast, added at these places. What the index names several times is added to each time.
-
-        >>> import katachi as kt
-        >>> kt.zeros(3).at[[0, 0, 2]].add(1.0).tolist()
-        [2.0, 0.0, 1.0]
-        """
-        return self._change(ADD, "add", value)
-
-    def _change(self, op: Op, combine: str, value: Any) -> Any:
-        from katachi.tensor.creation import tensor
-
-        x: Any = self._x
-        dtype = x.dtype
-        if not isinstance(value, Handle):
-            given = np.asarray(value) if not isinstance(value, (bool, int, float)) else None
-            if (isinstance(value, float) or (given is not None and given.dtype.kind == "f")) and not dtype.is_floating:
-                raise DTypeError(f"{op.name}: {dtype.name} cannot hold {value!r}; convert with astype")
-            value = tensor(value, dtype=dtype, device=x.device)
-        elif not dtype.is_floating and promote(dtype, value._aval.dtype) is not dtype:
-            raise DTypeError(f"{op.name}: {dtype.name} cannot hold {value._aval.dtype.name}; convert with astype")
-        if combine == "add" and dtype is bool_:
-            raise DTypeError(f"{op.name}: needs a numeric dtype, got bool")
-        parts = self._index if isinstance(self._index, tuple) else (self._index,)
-        parts = plain(parts)
-        operands, pattern = _operands(x, parts) if any(map(is_array, parts)) else basic(x, parts)
-        return apply(op, (x, *operands, value), (pattern, combine))
-
-
-class At(Generic[S, G]):
-    """`x.at`, which is to be indexed."""
-
-    __slots__ = ("_x",)
-
-    def __init__(self, x: Tensor[S, G]) -> None:
-        self._x = x
-
-    def __getitem__(self, index: Any) -> Place[S, G]:
-        return Place(self._x, index)
 
 
 def take(x: Tensor[Any, _G], indices: Any, /, axis: int | None = None) -> Tensor[Any, _G]:

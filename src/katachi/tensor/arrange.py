@@ -107,6 +107,35 @@ def trace(x: Tensor[Any, _G], /, offset: int = 0, axis1: int = 0, axis2: int = 1
     return apply(TRACE, (x,), (hashable(offset), hashable(axis1), hashable(axis2)))
 
 
+def _diag(x: Node, k: Any) -> Node:
+    offset = _int("k", k)
+    if len(x.shape) == 2:
+        return diagonal_of(x, offset, 0, 1)
+    if len(x.shape) != 1:
+        raise ShapeError(f"needs a vector or a matrix, got {x.shape}")
+    above, below = max(offset, 0), max(-offset, 0)
+    zero, n = b.full(0, (), x.dtype, x.device), x.shape[0] + above + below
+    line = make("pad", x, zero, low=(below,), high=(above,), interior=(0,))  # element i is that of row i
+    row, column = (make("iota", shape=(n, n), dtype=int64, dimension=d, device=x.device) for d in (0, 1))
+    wide = make("broadcast_in_dim", line, shape=(n, n), dims=(0,))
+    return b.select(b.compare(b.subtract(column, row), "EQ", b.like(row, offset)), wide, b.like(wide, 0))
+
+
+DIAG = Op("diag", _diag)
+
+
+def diag(x: Tensor[Any, _G], /, k: int = 0) -> Tensor[Any, _G]:
+    """A matrix with a vector on diagonal k and zeros elsewhere, or of a matrix its diagonal k as a vector.
+
+    Raises ShapeError for anything but vectors and matrices.
+
+    >>> import katachi as kt
+    >>> kt.diag(kt.tensor([1, 2])).tolist(), kt.diag(kt.tensor([[1, 2], [3, 4]]), 1).tolist()
+    ([[1, 0], [0, 2]], [2])
+    """
+    return apply(DIAG, (x,), (hashable(k),))
+
+
 def _moveaxis(x: Node, source: Any, destination: Any) -> Node:
     rank = len(x.shape)
     pairs = [tuple(as_axis(a, rank) for a in (s if isinstance(s, tuple) else (s,))) for s in (source, destination)]

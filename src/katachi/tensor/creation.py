@@ -161,13 +161,14 @@ def ones(shape: Any = (), *more: int, dtype: Any = float32, device: str | None =
 
 
 @like(repeating)
-def full(shape: Any, value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
+def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
     """One number everywhere; its dtype follows from the number unless given.
 
     >>> import katachi as kt
     >>> kt.full((2,), 7).tolist()
     [7, 7]
     """
+    value = fill_value
     if dtype is None:
         dtype = float32 if isinstance(value, float) else bool_ if isinstance(value, bool) else int64
     if isinstance(value, Handle):
@@ -186,25 +187,37 @@ def empty(shape: Any = (), *more: int, dtype: Any = float32, device: str | None 
     return apply(ZEROS, (), (_sizes(shape, more), as_dtype(dtype), check_device(device or current().modes.device)))
 
 
-def empty_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None) -> Tensor[_S, Fixed]:
-    """Zeros of x's shape, dtype and device."""
-    return zeros_like(x, dtype=dtype)
+def empty_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None, device: str | None = None) -> Tensor[_S, Fixed]:
+    """Zeros of x's shape, and of its dtype and device unless given."""
+    return zeros_like(x, dtype=dtype, device=device)
 
 
-def asarray(x: Any, /, *, dtype: Any = None, device: str | None = None) -> Any:
-    """x itself if it is a tensor of this dtype on this device, else `kt.tensor` of it."""
+def asarray(x: Any, /, *, dtype: Any = None, device: str | None = None, copy: bool | None = None) -> Any:
+    """x itself if it is a tensor of this dtype on this device, else `kt.tensor` of it. Values never change, so no copy
+    is told from x, but one of state: `copy=True` makes that. `copy=False` raises ValueError where there has to be one.
+
+    >>> import katachi as kt
+    >>> x = kt.ones(2); kt.asarray(x) is x
+    True
+    """
+    dtype = as_dtype(dtype) if dtype is not None else None
     if isinstance(x, Handle) and dtype in (None, x._aval.dtype) and device in (None, x._aval.device):
-        return x
+        return tensor(x) if copy and x._cell is not None else x
+    if copy is False:
+        raise ValueError(f"asarray: a tensor of {type(x).__name__} is a copy, which copy=False does not allow")
     return tensor(x, dtype, device)
 
 
-def from_dlpack(x: Any, /, *, device: str | None = None) -> Any:
-    """A constant with a copy of another library's array, which must lie in the CPU's memory. Raises DTypeError.
+def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Any:
+    """A constant with a copy of another library's array, which must lie in the CPU's memory. Raises DTypeError, and
+    BufferError for `copy=False`: nothing is shared with what others may write to.
 
     >>> import katachi as kt, numpy as np
     >>> kt.from_dlpack(np.arange(3)).tolist()
     [0, 1, 2]
     """
+    if copy is False:
+        raise BufferError(f"from_dlpack: a tensor of {type(x).__name__} is a copy, which copy=False does not allow")
     if isinstance(x, Handle):
         return tensor(x, device=device)
     try:
@@ -214,34 +227,43 @@ def from_dlpack(x: Any, /, *, device: str | None = None) -> Any:
     return tensor(array, device=device)
 
 
-def zeros_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None) -> Tensor[_S, Fixed]:
-    """Zeros of x's shape, dtype and device."""
-    return zeros(x.shape, dtype=dtype or x.dtype, device=x.device)
+def zeros_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None, device: str | None = None) -> Tensor[_S, Fixed]:
+    """Zeros of x's shape, and of its dtype and device unless given."""
+    return zeros(x.shape, dtype=dtype or x.dtype, device=device or x.device)
 
 
-def ones_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None) -> Tensor[_S, Fixed]:
-    """Ones of x's shape, dtype and device."""
-    return ones(x.shape, dtype=dtype or x.dtype, device=x.device)
+def ones_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None, device: str | None = None) -> Tensor[_S, Fixed]:
+    """Ones of x's shape, and of its dtype and device unless given."""
+    return ones(x.shape, dtype=dtype or x.dtype, device=device or x.device)
 
 
-def full_like(x: Tensor[_S, Fixed], /, value: Any, *, dtype: Any = None) -> Tensor[_S, Fixed]:
-    """One number everywhere, in x's shape, dtype and device."""
-    return full(x.shape, value, dtype=dtype or x.dtype, device=x.device)
+def full_like(
+    x: Tensor[_S, Fixed], /, fill_value: Any, *, dtype: Any = None, device: str | None = None
+) -> Tensor[_S, Fixed]:
+    """One number everywhere, in x's shape, and in its dtype and on its device unless given."""
+    return full(x.shape, fill_value, dtype=dtype or x.dtype, device=device or x.device)
 
 
-def _eye(rows: int, columns: int, dtype: DType, device: str) -> Node:
+def _eye(rows: int, columns: int, k: int, dtype: DType, device: str) -> Node:
     i, j = (make("iota", shape=(rows, columns), dtype=int64, dimension=d, device=device) for d in (0, 1))
-    return b.convert(b.compare(i, "EQ", j), dtype)
+    return b.convert(b.compare(b.shift(i, k), "EQ", j), dtype)
 
 
 EYE = Op("eye", _eye)
 
 
 @like(diagonal)
-def eye(rows: int, columns: int | None = None, *, dtype: Any = float32, device: str | None = None) -> Any:
-    """Ones on the diagonal of a matrix, zeros elsewhere."""
+def eye(rows: int, columns: int | None = None, *, k: int = 0, dtype: Any = float32, device: str | None = None) -> Any:
+    """Ones on diagonal k of a matrix, zeros elsewhere; k counts upwards from the main diagonal.
+
+    >>> import katachi as kt
+    >>> kt.eye(2, k=1).tolist()
+    [[0.0, 1.0], [0.0, 0.0]]
+    """
     n, m = as_shape((rows, rows if columns is None else columns))
-    return apply(EYE, (), (n, m, as_dtype(dtype), check_device(device or current().modes.device)))
+    if k.__class__ is not int:
+        raise DTypeError(f"eye: k is an int, got {k!r}")
+    return apply(EYE, (), (n, m, max(min(k, m), -n), as_dtype(dtype), check_device(device or current().modes.device)))
 
 
 @like(counting)
@@ -262,10 +284,22 @@ def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, de
 
 @shape_vars("N")
 def linspace(
-    start: float, stop: float, num: Shaped[int, "N"], *, dtype: Any = float32, device: str | None = None
+    start: float,
+    stop: float,
+    num: Shaped[int, "N"],
+    *,
+    dtype: Any = float32,
+    device: str | None = None,
+    endpoint: bool = True,
 ) -> Tensor[Shaped[tuple[int], "[N]"], Fixed]:
-    """`num` numbers at equal distances, both ends included."""
-    return tensor(np.linspace(start, stop, num), dtype, device)
+    """`num` numbers at equal distances, both ends included; the last is left out unless `endpoint`.
+
+    >>> import katachi as kt
+    >>> kt.linspace(0, 1, 4, endpoint=False).tolist()
+    [0.0, 0.25, 0.5, 0.75]
+    """
+    (n,) = as_shape(num, "num")
+    return tensor(np.linspace(start, stop, n, endpoint=endpoint), dtype, device)
 
 
 __all__ = [

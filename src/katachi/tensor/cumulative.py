@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from katachi.errors import ShapeError
+from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
-from katachi.graph.dtypes import int64, uint64
+from katachi.graph.dtypes import DType, as_dtype, bool_, int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.tensor.advanced import take_axis
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.indexing import sliced
+from katachi.tensor.movement import alike
 from katachi.tensor.operand import as_axis, hashable
+from katachi.tensor.reduce import accumulated
 from katachi.tensor.types import _G, _S
 
 if TYPE_CHECKING:
@@ -28,10 +31,9 @@ def _axis(axis: Any, x: Node) -> int:
 
 
 def _cumulative(primitive: str, start: int | None) -> Callable[..., Node]:
-    def build(x: Node, axis: Any, include_initial: bool) -> Node:
+    def build(x: Node, axis: Any, include_initial: bool = False, dtype: DType | None = None) -> Node:
         i = _axis(axis, x)
-        if start is not None and not x.dtype.is_floating:
-            x = b.convert(x, uint64 if x.dtype.kind == "uint" else int64)
+        x = x if start is None else accumulated(x, dtype)
         out = make(primitive, x, axis=i)
         if not include_initial or start is None:
             return out
@@ -47,8 +49,11 @@ CUMULATIVE_MAX = Op("cumulative_max", _cumulative("cumulative_max", None))
 CUMULATIVE_MIN = Op("cumulative_min", _cumulative("cumulative_min", None))
 
 
-def cumulative_sum(x: Tensor[Any, _G], /, axis: int | None = None, *, include_initial: bool = False) -> Tensor[Any, _G]:
-    """At each place along an axis (which may be left out for a vector) the sum up to it. Integers add up in 64 bits.
+def cumulative_sum(
+    x: Tensor[Any, _G], /, axis: int | None = None, *, dtype: Any = None, include_initial: bool = False
+) -> Tensor[Any, _G]:
+    """At each place along an axis (which may be left out for a vector) the sum up to it, in `dtype` if it is given.
+    Integers add up in 64 bits.
 
     With `include_initial` a zero comes first. Raises ShapeError without an axis. Also named cumsum.
 
@@ -56,11 +61,11 @@ def cumulative_sum(x: Tensor[Any, _G], /, axis: int | None = None, *, include_in
     >>> kt.cumulative_sum(kt.tensor([1, 2, 3])).tolist()
     [1, 3, 6]
     """
-    return apply(CUMULATIVE_SUM, (x,), (hashable(axis), include_initial))
+    return apply(CUMULATIVE_SUM, (x,), (hashable(axis), include_initial, None if dtype is None else as_dtype(dtype)))
 
 
 def cumulative_prod(
-    x: Tensor[Any, _G], /, axis: int | None = None, *, include_initial: bool = False
+    x: Tensor[Any, _G], /, axis: int | None = None, *, dtype: Any = None, include_initial: bool = False
 ) -> Tensor[Any, _G]:
     """At each place along an axis the product up to it, as cumulative_sum. Its gradient is right at zeros as well.
 
@@ -68,7 +73,7 @@ def cumulative_prod(
     >>> kt.cumulative_prod(kt.tensor([1, 2, 3]), include_initial=True).tolist()
     [1, 1, 2, 6]
     """
-    return apply(CUMULATIVE_PROD, (x,), (hashable(axis), include_initial))
+    return apply(CUMULATIVE_PROD, (x,), (hashable(axis), include_initial, None if dtype is None else as_dtype(dtype)))
 
 
 cumsum, cumprod = cumulative_sum, cumulative_prod
@@ -76,33 +81,78 @@ cumsum, cumprod = cumulative_sum, cumulative_prod
 
 def cumulative_max(x: Tensor[_S, _G], /, axis: int | None = None) -> Tensor[_S, _G]:
     """At each place along an axis the largest value up to it; NaN from the first one on."""
-    return apply(CUMULATIVE_MAX, (x,), (hashable(axis), False))
+    return apply(CUMULATIVE_MAX, (x,), (hashable(axis),))
 
 
 def cumulative_min(x: Tensor[_S, _G], /, axis: int | None = None) -> Tensor[_S, _G]:
     """At each place along an axis the smallest value up to it; NaN from the first one on."""
-    return apply(CUMULATIVE_MIN, (x,), (hashable(axis), False))
+    return apply(CUMULATIVE_MIN, (x,), (hashable(axis),))
 
 
-def _argsort(x: Node, axis: Any, descending: bool) -> Node:
-    return make("argsort", x, axis=as_axis(axis, len(x.shape)), descending=descending)
+def _diff(x: Node, *rest: Any) -> Node:
+    """rest: what stands before and after, then the axis, how often, and whether there is something before."""
+    *ends, axis, n, prepended = rest
+    i, rank = as_axis(axis, len(x.shape)), len(x.shape)
+    if n.__class__ is not int or n < 0:
+        raise ShapeError(f"needs a number of times that is an int, at least 0, got {n!r}")
+    if x.dtype is bool_:
+        raise DTypeError("needs a numeric dtype, got bool")
+    for end in ends:
+        sizes = [n for j, n in enumerate(end.shape) if j != i]
+        if len(end.shape) != rank or sizes != [n for j, n in enumerate(x.shape) if j != i]:
+            raise ShapeError(f"what is put before or after {x.shape} may differ on axis {i} only, got {end.shape}")
+    if ends:
+        x = make("concatenate", *alike([*ends[:prepended], x, *ends[prepended:]]), dimension=i)
+    for _ in range(n):
+        size = x.shape[i]
+        later, earlier = (
+            sliced(x, [bounds if a == i else (0, m, 1) for a, m in enumerate(x.shape)])
+            for bounds in ((1, size, 1), (0, size - 1, 1))
+        )
+        x = b.subtract(later, earlier)
+    return x
+
+
+DIFF = Op("diff", _diff)
+
+
+def diff(
+    x: Tensor[Any, _G], /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None
+) -> Tensor[Any, _G]:
+    """The differences of neighbours along an axis, taken n times over; unsigned integers wrap around.
+
+    `prepend` and `append` are joined to x first. Raises ShapeError, DTypeError for bools.
+
+    >>> import katachi as kt
+    >>> kt.diff(kt.tensor([1, 4, 9])).tolist(), kt.diff(kt.tensor([1, 4, 9]), n=2).tolist()
+    ([3, 5], [2])
+    """
+    ends = [end for end in (prepend, append) if end is not None]
+    return apply(DIFF, (x, *ends), (hashable(axis), hashable(n), prepend is not None))
+
+
+def sorting_order(x: Node, axis: Any, descending: bool = False) -> Node:
+    """The indices that sort."""
+    i = as_axis(axis, len(x.shape))
+    place = make("iota", shape=x.shape, dtype=int64, dimension=i, device=x.device)
+    return make("sort", x, place, axis=i, descending=descending)
 
 
 def _sort(x: Node, axis: Any, descending: bool) -> Node:
-    return take_axis(x, _argsort(x, axis, descending), axis, checked=True)
+    return make("sort", x, x, axis=as_axis(axis, len(x.shape)), descending=descending)
 
 
 def _topk(x: Node, k: int, axis: Any, largest: bool) -> tuple[Node, Node]:
     i = as_axis(axis, len(x.shape))
     if not 0 <= k <= x.shape[i]:
         raise ShapeError(f"axis {i} of {x.shape} has no {k} elements")
-    order = _argsort(x, i, largest)
+    order = sorting_order(x, i, largest)
     limit = tuple(k if a == i else n for a, n in enumerate(x.shape))
     index = make("slice", order, start=(0,) * len(limit), limit=limit, stride=(1,) * len(limit))
     return take_axis(x, index, i, checked=True), index
 
 
-ARGSORT, SORT, TOPK = Op("argsort", _argsort), Op("sort", _sort), Op("topk", _topk)
+ARGSORT, SORT, TOPK = Op("argsort", sorting_order), Op("sort", _sort), Op("topk", _topk)
 
 
 def argsort(x: Tensor[_S, Fixed], /, axis: int = -1, *, descending: bool = False, stable: bool = True) -> Tensor[_S]:

@@ -317,14 +317,17 @@ def where(condition: Any, x1: Any, x2: Any, /) -> Any:
 ASTYPE = Op("astype", lambda x, dtype: b.convert(x, dtype))
 
 
-def astype(x: Tensor[_S, _G], dtype: Any, /) -> Tensor[_S, _G]:
+def astype(x: Tensor[_S, _G], dtype: Any, /, *, copy: bool = True, device: str | None = None) -> Tensor[_S, _G]:
     """x in another dtype; floats to integers truncate. A variable stays one only between floating-point dtypes.
+
+    `device` as in `x.to(device)`. `copy` makes no difference, because values never change. Raises DTypeError.
 
     >>> import katachi as kt
     >>> kt.tensor([1.9, -1.9]).astype(kt.int32).tolist()
     [1, -1]
     """
-    return apply(ASTYPE, (x,), (as_dtype(dtype),))
+    out = apply(ASTYPE, (x,), (as_dtype(dtype),))
+    return out if device is None else out.to(device)
 
 
 FREEZE = Op("freeze", lambda x: make("stop_gradient", x))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from katachi.graph.dtypes import DType
 from katachi.graph.node import Aval, Node
-from katachi.graph.site import Site
+from katachi.graph.site import Site, describe
 from katachi.tensor.modes import Modes
 from katachi.tensor.tape import Link
 
@@ -104,3 +104,31 @@ class Entry:
     def slots(self) -> list[Node]:
         """The node in every slot."""
         return [n for e in self.path() for n in (*e.imports, *e.nodes)]
+
+
+def unlike(e: Entry) -> str:
+    """Why no program is known yet for a trace that ends here: how it differs from the ones before it."""
+    if any(key[0] != "alone" for key in e.programs):
+        return "other values are alive at its end"
+    for entry in e.path():
+        assert entry.parent is not None
+        others = list(entry.parent.children.values())
+        for other in others[::-1]:  # the latest first
+            if other is not entry and other.op is entry.op and other.sites == entry.sites:
+                return f"{entry.op.name} at {describe(entry.sites[-1])}: {_difference(other, entry)}"
+    return "first seen"
+
+
+def _difference(old: Entry, new: Entry) -> str:
+    if old.modes is not new.modes:
+        return "in other modes"
+    if old.attrs != new.attrs:
+        return f"settings {new.attrs}, not {old.attrs}"
+    for a, b in zip(old.arrivals(), new.arrivals()):  # noqa: B905 - one may have more
+        if a.aval is not b.aval:
+            return f"an operand is {_show(b.aval)}, not {_show(a.aval)}"
+    return "operands of another origin"
+
+
+def _show(kind: Aval) -> str:
+    return f"{kind!r}{' variable' if kind.tracked else ''} on {kind.device}"

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from katachi.compiler.steps import Launched, nbytes, operation
 from katachi.devices.memory import Usage
+from katachi.graph.node import Node, toposort
+from katachi.graph.site import describe
 from katachi.tensor import events
 from katachi.tensor.trace import current, flush
 
 
 @dataclass
 class Explanation:
-    """Flushes that happened, what they built and what they cost in memory; `str()` is a table."""
+    """Flushes that happened, what they built and what they cost in memory; `str()` is a table. `print(told.kernels)`
+    shows what was launched, `print(told.graph)` what of the user's operations the passes left."""
 
     flushes: list[events.Flush] = field(default_factory=list)
     result: Any = None
@@ -37,6 +41,23 @@ class Explanation:
         """The largest plan."""
         return max((f.program.plan.bytes for f in self.flushes), default=0)
 
+    @property
+    def kernels(self) -> str:
+        """A line a launch: its kind, the user's operations in it, what it makes for others, the bytes of memory that it
+        reads and writes, and the user's line."""
+        return self._text(_kernel_lines)
+
+    @property
+    def graph(self) -> str:
+        """A line a node after the passes: number, type, primitive, operands, attributes, operation, the user's line."""
+        return self._text(_graph_lines)
+
+    def _text(self, lines: Callable[[list[Launched]], list[str]]) -> str:
+        out = []
+        for i, f in enumerate(self.flushes):
+            out += [f"program {i}{': ' + f.why if f.why else ''}", *["  " + x for x in lines(f.program.launches())]]
+        return "\n".join(out)
+
     def __str__(self) -> str:
         lines = [
             f"{len(self.flushes)} flushes, {self.programs_built} programs built, memory peak {self.peak_bytes:,} B"
@@ -44,10 +65,50 @@ class Explanation:
         for i, f in enumerate(self.flushes):
             p = f.program
             lines.append(
-                f"  {i}: {f.entries} operations, {'built' if f.built else 'found'}; "
+                f"  {i}: {f.entries} operations, {'built' + (f' ({f.why})' if f.why else '') if f.built else 'found'}; "
                 f"plan {p.plan.arena:,} B of temporaries + {p.plan.output:,} B of results; {p.summary()}"
             )
         return "\n".join(lines)
+
+
+def _kernel_lines(launches: list[Launched]) -> list[str]:
+    rows = []
+    for launch in launches:
+        names = ", ".join(dict.fromkeys(operation(n) for n in launch.nodes))
+        made = ", ".join(repr(n.aval) for n in launch.outputs)
+        read, written = (sum(map(nbytes, dict.fromkeys(ns))) for ns in (launch.inputs, launch.outputs))
+        rows.append((launch.kind, names, made, f"reads {read:,} B, writes {written:,} B", _line(launch.outputs[-1])))
+    return _table(rows)
+
+
+def _graph_lines(launches: list[Launched]) -> list[str]:
+    """Nodes in the order in which they were made; one that several launches compute stands once."""
+    order = toposort([n for launch in launches for n in launch.outputs])
+    number = {n: f"%{i}" for i, n in enumerate(order)}
+    rows = []
+    for n in order:
+        operands = ", ".join(number[x] for x in n.inputs)
+        attrs = ", ".join(f"{k}={_short(v)}" for k, v in n.attrs.items())
+        made_of = f"{n.primitive}({operands}){' ' + attrs if attrs else ''}"
+        rows.append(
+            (f"{number[n]}: {n.aval!r}", made_of, *(() if n.primitive == "input" else (operation(n), _line(n))))
+        )
+    return _table(rows)
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns under one another, the last of a row as long as it is."""
+    widths = [max(len(r[i]) for r in rows if len(r) > i + 1) for i in range(max(map(len, rows), default=1) - 1)]
+    return ["  ".join([*(t.ljust(w) for t, w in zip(r[:-1], widths, strict=False)), r[-1]]) for r in rows]
+
+
+def _line(node: Node) -> str:
+    return describe(node.site)
+
+
+def _short(x: Any) -> str:
+    text = str(x)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def explain(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
@@ -59,12 +120,12 @@ def explain(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """
     flush()
     told = Explanation()
-    Usage.peak = Usage.live
+    before, Usage.peak = Usage.peak, Usage.live
     events.observers.append(told.flushes.append)
     try:
         told.result = step(*args, **kwargs)
         flush(current())
     finally:
         events.observers.remove(told.flushes.append)
-        told.peak_bytes = Usage.peak
+        told.peak_bytes, Usage.peak = Usage.peak, max(before, Usage.peak)
     return told

@@ -104,7 +104,7 @@ def can_cast(source: Any, target: Any, /) -> bool:
         return False
 
 
-def isdtype(dtype: Any, kind: Any, /) -> bool:
+def isdtype(dtype: Any, kind: Any) -> bool:
     """Whether a dtype is of a kind: a dtype, one of the Array API's names such as "integral", or a tuple of these.
 
     >>> import katachi as kt

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from katachi.errors import DeviceError
 
-DEVICES = ("reference", "cpu")
+DEVICES = ("cpu", "reference")
 
 
 class Modes:
@@ -29,10 +29,9 @@ def modes(grad: bool = True, eager: bool = False, device: str | None = None, reg
 
 
 class Default:
-    """The device of tensors made in threads that have not chosen one. The reference, until the CPU compiler is
-    complete."""
+    """The device of tensors made in threads that have not chosen one."""
 
-    device = "reference"
+    device = "cpu"
 
 
 def check_device(name: object) -> str:
@@ -96,6 +95,6 @@ def devices() -> tuple[str, ...]:
 
     >>> import katachi as kt
     >>> kt.devices()
-    ('reference', 'cpu')
+    ('cpu', 'reference')
     """
     return DEVICES

@@ -19,7 +19,7 @@ from katachi.tensor.signatures import joining, permutation, reshaping, squeezing
 from katachi.tensor.types import _G, _S, Shaped, like, shape_vars
 
 if TYPE_CHECKING:
-    from katachi.tensor.shape_rules import expand_shape, flatten_shape, reverse_shape, swap_shape
+    from katachi.tensor.shape_rules import expand_shape, flatten_shape, reverse_shape, swap_shape, turn_shape
     from katachi.tensor.tensor import Tensor
     from katachi.tensor.types import Int
     from katachi.tensor.types import broadcast as broadcast_shape
@@ -45,8 +45,10 @@ RESHAPE = Op("reshape", _reshape)
 
 
 @like(reshaping)
-def reshape(x: Any, /, shape: Any, *more: int) -> Any:
+def reshape(x: Any, /, shape: Any, *more: int, copy: bool | None = None) -> Any:
     """The elements in row-major order under another shape; one size may be -1. Raises ShapeError.
+
+    `copy` makes no difference, because values never change.
 
     >>> import katachi as kt
     >>> kt.arange(6).reshape((2, -1)).tolist()
@@ -108,6 +110,26 @@ def transpose(
     return apply(TRANSPOSE, (x,), (hashable(first), hashable(second)))
 
 
+def _matrix_transpose(x: Node) -> Node:
+    if len(x.shape) < 2:
+        raise ShapeError(f"needs at least two axes, got {x.shape}")
+    return _transpose(x, -1, -2)
+
+
+MATRIX_TRANSPOSE = Op("matrix_transpose", _matrix_transpose)
+
+
+@shape_vars("*A")
+def matrix_transpose(x: Tensor[Shaped[Any, "A"], _G], /) -> Tensor[Shaped[Any, "turn_shape(A)"], _G]:
+    """Matrices transposed, the last two axes exchanged: `x.mT`. Raises ShapeError for less than two axes.
+
+    >>> import katachi as kt
+    >>> kt.matrix_transpose(kt.zeros((5, 2, 3))).shape
+    (5, 3, 2)
+    """
+    return apply(MATRIX_TRANSPOSE, (x,))
+
+
 @shape_vars("*A")
 def reversed_axes(x: Tensor[Shaped[Any, "A"], _G], /) -> Tensor[Shaped[Any, "reverse_shape(A)"], _G]:
     """All axes in reverse order: `x.T`."""
@@ -159,6 +181,22 @@ def broadcast_to(
     return apply(BROADCAST_TO, (x,), (as_shape(shape),))
 
 
+def broadcast_arrays(*xs: Tensor[Any, Any]) -> list[Tensor[Any, Any]]:
+    """Tensors repeated to the shape that they broadcast to together. Raises ShapeError if there is none.
+
+    >>> import katachi as kt
+    >>> [x.shape for x in kt.broadcast_arrays(kt.zeros((2, 1)), kt.zeros(3))]
+    [(2, 3), (2, 3)]
+    """
+    shape: Shape = ()
+    for x in xs:
+        common = broadcast(shape, x.shape)
+        if common is None:
+            raise ShapeError(f"broadcast_arrays: shapes {' and '.join(str(x.shape) for x in xs)} do not broadcast")
+        shape = common
+    return [broadcast_to(x, shape) for x in xs]
+
+
 def _flip(x: Node, axis: Any) -> Node:
     axes = as_axes(axis, len(x.shape))
     return make("reverse", x, dimensions=axes) if axes else x
@@ -172,7 +210,8 @@ def flip(x: Tensor[_S, _G], /, axis: int | Sequence[int] | None = None) -> Tenso
     return apply(FLIP, (x,), (hashable(axis),))
 
 
-def _alike(xs: Sequence[Node]) -> list[Node]:
+def alike(xs: Sequence[Node]) -> list[Node]:
+    """The operands in the dtype they promote to."""
     dtype = xs[0].dtype
     for x in xs[1:]:
         dtype = promote(dtype, x.dtype)
@@ -180,7 +219,7 @@ def _alike(xs: Sequence[Node]) -> list[Node]:
 
 
 def _concat(xs: Sequence[Node], axis: int | None) -> Node:
-    xs = _alike(xs)
+    xs = alike(xs)
     if axis is None:
         xs, axis = [b.reshape(x, (count(x.shape),)) for x in xs], 0
     ranks = {len(x.shape) for x in xs}

@@ -11,69 +11,12 @@ from katachi.tensor.signatures import binary, reflected
 from katachi.tensor.types import like
 
 
-@like(reflected)
-def radd(x: Any, other: Any) -> Any:
-    return apply(elementwise.ADD, (other, x))
+def _reflected(op: Op):
+    @like(reflected)
+    def operator(x: Any, other: Any) -> Any:
+        return apply(op, (other, x))
 
-
-@like(reflected)
-def rsub(x: Any, other: Any) -> Any:
-    return apply(elementwise.SUBTRACT, (other, x))
-
-
-@like(reflected)
-def rmul(x: Any, other: Any) -> Any:
-    return apply(elementwise.MULTIPLY, (other, x))
-
-
-@like(reflected)
-def rtruediv(x: Any, other: Any) -> Any:
-    return apply(elementwise.DIVIDE, (other, x))
-
-
-@like(reflected)
-def rpow(x: Any, other: Any) -> Any:
-    return apply(elementwise.POW, (other, x))
-
-
-@like(reflected)
-def rmatmul(x: Any, other: Any) -> Any:
-    return apply(linalg.MATMUL, (other, x))
-
-
-@like(reflected)
-def rand(x: Any, other: Any) -> Any:
-    return apply(elementwise.AND, (other, x))
-
-
-@like(reflected)
-def ror(x: Any, other: Any) -> Any:
-    return apply(elementwise.OR, (other, x))
-
-
-@like(reflected)
-def rxor(x: Any, other: Any) -> Any:
-    return apply(elementwise.XOR, (other, x))
-
-
-@like(reflected)
-def rmod(x: Any, other: Any) -> Any:
-    return apply(functions.REMAINDER, (other, x))
-
-
-@like(reflected)
-def rfloordiv(x: Any, other: Any) -> Any:
-    return apply(functions.FLOOR_DIVIDE, (other, x))
-
-
-@like(reflected)
-def rlshift(x: Any, other: Any) -> Any:
-    return apply(functions.LEFT_SHIFT, (other, x))
-
-
-@like(reflected)
-def rrshift(x: Any, other: Any) -> Any:
-    return apply(functions.RIGHT_SHIFT, (other, x))
+    return operator
 
 
 def _value_only(x: Any, sign: str) -> None:
@@ -82,29 +25,13 @@ def _value_only(x: Any, sign: str) -> None:
         raise TypeError(f"p {sign}= v would replace this parameter or variable by a value; use p.set(p {sign} v)")
 
 
-def _augmented(op: Op, x: Any, other: Any, sign: str) -> Any:
-    _value_only(x, sign)
-    return apply(op, (x, other))
+def _augmented(op: Op, sign: str):
+    @like(binary)
+    def operator(x: Any, other: Any) -> Any:
+        _value_only(x, sign)
+        return apply(op, (x, other))
 
-
-@like(binary)
-def iadd(x: Any, other: Any) -> Any:
-    return _augmented(elementwise.ADD, x, other, "+")
-
-
-@like(binary)
-def isub(x: Any, other: Any) -> Any:
-    return _augmented(elementwise.SUBTRACT, x, other, "-")
-
-
-@like(binary)
-def imul(x: Any, other: Any) -> Any:
-    return _augmented(elementwise.MULTIPLY, x, other, "*")
-
-
-@like(binary)
-def itruediv(x: Any, other: Any) -> Any:
-    return _augmented(elementwise.DIVIDE, x, other, "/")
+    return operator
 
 
 def ipow(x: Any, other: Any) -> Any:
@@ -113,32 +40,33 @@ def ipow(x: Any, other: Any) -> Any:
 
 
 def imatmul(x: Any, other: Any) -> Any:
-    return _augmented(linalg.MATMUL, x, other, "@")
+    _value_only(x, "@")
+    return linalg.matmul(x, other)
 
 
-def iand(x: Any, other: Any) -> Any:
-    return _augmented(elementwise.AND, x, other, "&")
+# one a line, or checkers lose their overloads
+radd = _reflected(elementwise.ADD)
+rsub = _reflected(elementwise.SUBTRACT)
+rmul = _reflected(elementwise.MULTIPLY)
+rtruediv = _reflected(elementwise.DIVIDE)
+rpow = _reflected(elementwise.POW)
+rmatmul = _reflected(linalg.MATMUL)
+rand = _reflected(elementwise.AND)
+ror = _reflected(elementwise.OR)
+rxor = _reflected(elementwise.XOR)
+rmod = _reflected(functions.REMAINDER)
+rfloordiv = _reflected(functions.FLOOR_DIVIDE)
+rlshift = _reflected(functions.LEFT_SHIFT)
+rrshift = _reflected(functions.RIGHT_SHIFT)
 
-
-def ior(x: Any, other: Any) -> Any:
-    return _augmented(elementwise.OR, x, other, "|")
-
-
-def ixor(x: Any, other: Any) -> Any:
-    return _augmented(elementwise.XOR, x, other, "^")
-
-
-def imod(x: Any, other: Any) -> Any:
-    return _augmented(functions.REMAINDER, x, other, "%")
-
-
-def ifloordiv(x: Any, other: Any) -> Any:
-    return _augmented(functions.FLOOR_DIVIDE, x, other, "//")
-
-
-def ilshift(x: Any, other: Any) -> Any:
-    return _augmented(functions.LEFT_SHIFT, x, other, "<<")
-
-
-def irshift(x: Any, other: Any) -> Any:
-    return _augmented(functions.RIGHT_SHIFT, x, other, ">>")
+iadd = _augmented(elementwise.ADD, "+")
+isub = _augmented(elementwise.SUBTRACT, "-")
+imul = _augmented(elementwise.MULTIPLY, "*")
+itruediv = _augmented(elementwise.DIVIDE, "/")
+iand = _augmented(elementwise.AND, "&")
+ior = _augmented(elementwise.OR, "|")
+ixor = _augmented(elementwise.XOR, "^")
+imod = _augmented(functions.REMAINDER, "%")
+ifloordiv = _augmented(functions.FLOOR_DIVIDE, "//")
+ilshift = _augmented(functions.LEFT_SHIFT, "<<")
+irshift = _augmented(functions.RIGHT_SHIFT, ">>")

@@ -6,14 +6,14 @@ import builtins
 from typing import TYPE_CHECKING, Any
 
 from katachi.graph import build as b
-from katachi.graph.dtypes import bool_, int64, uint8, uint64
+from katachi.graph.dtypes import DType, as_dtype, bool_, int64, uint8, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_axes, as_axis, floating, hashable
-from katachi.tensor.signatures import reduction, variance, verdict
+from katachi.tensor.signatures import accumulation, reduction, variance, verdict
 from katachi.tensor.types import _G, Shaped, like, shape_vars
 
 if TYPE_CHECKING:
@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from katachi.tensor.types import Int
 
 
-def _sum(x: Node, axis: Any, keepdims: bool) -> Node:
-    if not x.dtype.is_floating:
-        x = b.convert(x, uint64 if x.dtype.kind == "uint" else int64)
+def accumulated(x: Node, dtype: DType | None) -> Node:
+    """x in the dtype that sums and products have: the one asked for, or a wide one of integers."""
+    wide = x.dtype if x.dtype.is_floating else uint64 if x.dtype.kind == "uint" else int64
+    return b.convert(x, dtype or wide)
+
+
+def _sum(x: Node, axis: Any, keepdims: bool, dtype: DType | None = None) -> Node:
+    x = accumulated(x, dtype)
     return b.reduce("reduce_sum", x, as_axes(axis, len(x.shape)), keepdims)
 
 
@@ -58,9 +63,8 @@ def _argmax(x: Node, axis: Any, keepdims: bool) -> Node:
     return b.reshape(out, (*x.shape[:i], 1, *x.shape[i + 1 :])) if keepdims else out
 
 
-def _prod(x: Node, axis: Any, keepdims: bool) -> Node:
-    if not x.dtype.is_floating:
-        x = b.convert(x, uint64 if x.dtype.kind == "uint" else int64)
+def _prod(x: Node, axis: Any, keepdims: bool, dtype: DType | None) -> Node:
+    x = accumulated(x, dtype)
     return b.reduce("reduce_prod", x, as_axes(axis, len(x.shape)), keepdims)
 
 
@@ -104,15 +108,15 @@ PROD, STD, ARGMIN = Op("prod", _prod), Op("std", _deviation), Op("argmin", _argm
 LOGSUMEXP, COUNT_NONZERO = Op("logsumexp", _logsumexp), Op("count_nonzero", _count_nonzero)
 
 
-@like(reduction)
-def sum(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The sum over an axis, several, or all. Small integers and bools add up in 64 bits.
+@like(accumulation)
+def sum(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = False) -> Any:
+    """The sum over an axis, several, or all, in `dtype` if it is given. Small integers and bools add up in 64 bits.
 
     >>> import katachi as kt
     >>> kt.tensor([[1, 2], [3, 4]]).sum(0).tolist()
     [4, 6]
     """
-    return apply(SUM, (x,), (hashable(axis), keepdims))
+    return apply(SUM, (x,), (hashable(axis), keepdims, None if dtype is None else as_dtype(dtype)))
 
 
 @like(reduction)
@@ -160,15 +164,16 @@ def argmin(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any
     return apply(ARGMIN, (x,), (hashable(axis), keepdims))
 
 
-@like(reduction)
-def prod(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The product over an axis, several, or all, integers in 64 bits. Its gradient is right at zeros as well.
+@like(accumulation)
+def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = False) -> Any:
+    """The product over an axis, several, or all, in `dtype` if it is given, else integers in 64 bits. Its gradient is
+    right at zeros as well.
 
     >>> import katachi as kt
     >>> kt.tensor([[1, 2], [3, 4]]).prod(0).tolist()
     [3, 8]
     """
-    return apply(PROD, (x,), (hashable(axis), keepdims))
+    return apply(PROD, (x,), (hashable(axis), keepdims, None if dtype is None else as_dtype(dtype)))
 
 
 @like(variance)

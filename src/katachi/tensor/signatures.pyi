@@ -107,9 +107,62 @@ def choice(
 ) -> Tensor[Shaped[Any, "broadcast(C, A)"], _G]: ...
 @overload
 def choice(condition: Tensor[_S, Fixed], x1: Number, x2: Number, /) -> Tensor[_S, Fixed]: ...
+@overload
+def searching(
+    x1: Tensor[Any, Fixed], x2: Tensor[_S, Fixed], /, *, side: str = "left", sorter: Tensor | None = None
+) -> Tensor[_S, Fixed]: ...
+@overload
+def searching(
+    x1: Tensor[Any, Fixed], x2: Number, /, *, side: str = "left", sorter: Tensor | None = None
+) -> Tensor[tuple[()], Fixed]: ...
+@overload
+def searching(x1: Tensor[Any, Fixed], x2: Array, /, *, side: str = "left", sorter: Tensor | None = None) -> Tensor: ...
 
 # ---- over axes
 
+@overload
+def accumulation(
+    x: Tensor[Any, _G], /, axis: None = None, *, dtype: Any = None, keepdims: Literal[False] = False
+) -> Tensor[tuple[()], _G]: ...
+@overload
+@shape_vars("*A")
+def accumulation(
+    x: Tensor[Shaped[Any, "A"], _G], /, axis: None = None, *, dtype: Any = None, keepdims: Literal[True]
+) -> Tensor[Shaped[Any, "ones_shape(A)"], _G]: ...
+@overload
+@shape_vars("*A, D")
+def accumulation(
+    x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"], *, dtype: Any = None, keepdims: Literal[False] = False
+) -> Tensor[Shaped[Any, "reduce_shape(A, IntTuple[D])"], _G]: ...
+@overload
+@shape_vars("*A, D")
+def accumulation(
+    x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"], *, dtype: Any = None, keepdims: Literal[True]
+) -> Tensor[Shaped[Any, "keep_shape(A, IntTuple[D])"], _G]: ...
+@overload
+@shape_vars("*A, *D")
+def accumulation(
+    x: Tensor[Shaped[Any, "A"], _G],
+    /,
+    axis: Shaped[tuple[int, ...], "D"],
+    *,
+    dtype: Any = None,
+    keepdims: Literal[False] = False,
+) -> Tensor[Shaped[Any, "reduce_shape(A, D)"], _G]: ...
+@overload
+@shape_vars("*A, *D")
+def accumulation(
+    x: Tensor[Shaped[Any, "A"], _G],
+    /,
+    axis: Shaped[tuple[int, ...], "D"],
+    *,
+    dtype: Any = None,
+    keepdims: Literal[True],
+) -> Tensor[Shaped[Any, "keep_shape(A, D)"], _G]: ...
+@overload
+def accumulation(
+    x: Tensor[Any, _G], /, axis: int | Iterable[int] | None = None, *, dtype: Any = None, keepdims: bool = False
+) -> Tensor[tuple[Any, ...], _G]: ...
 @overload
 def reduction(
     x: Tensor[Any, _G], /, axis: None = None, *, keepdims: Literal[False] = False
@@ -225,22 +278,28 @@ def product(x1: Array, x2: Tensor[Any, _G], /) -> Tensor[tuple[Any, ...], _G]: .
 @overload
 @shape_vars("*A, *D")
 def reshaping(
-    x: Tensor[Shaped[Any, "A"], _G], /, shape: Shaped[tuple[int, ...], "D"]
+    x: Tensor[Shaped[Any, "A"], _G], /, shape: Shaped[tuple[int, ...], "D"], *, copy: bool | None = None
 ) -> Tensor[Shaped[Any, "reshape_shape(A, D)"], _G]: ...
 @overload
 @shape_vars("*A, I")
 def reshaping(
-    x: Tensor[Shaped[Any, "A"], _G], /, shape: Shaped[int, "I"]
+    x: Tensor[Shaped[Any, "A"], _G], /, shape: Shaped[int, "I"], *, copy: bool | None = None
 ) -> Tensor[Shaped[Any, "reshape_shape(A, IntTuple[I])"], _G]: ...
 @overload
 @shape_vars("*A, I, J")
 def reshaping(
-    x: Tensor[Shaped[Any, "A"], _G], shape: Shaped[int, "I"], j: Shaped[int, "J"], /
+    x: Tensor[Shaped[Any, "A"], _G], shape: Shaped[int, "I"], j: Shaped[int, "J"], /, *, copy: bool | None = None
 ) -> Tensor[Shaped[Any, "reshape_shape(A, IntTuple[I, J])"], _G]: ...
 @overload
 @shape_vars("*A, I, J, K")
 def reshaping(
-    x: Tensor[Shaped[Any, "A"], _G], shape: Shaped[int, "I"], j: Shaped[int, "J"], k: Shaped[int, "K"], /
+    x: Tensor[Shaped[Any, "A"], _G],
+    shape: Shaped[int, "I"],
+    j: Shaped[int, "J"],
+    k: Shaped[int, "K"],
+    /,
+    *,
+    copy: bool | None = None,
 ) -> Tensor[Shaped[Any, "reshape_shape(A, IntTuple[I, J, K])"], _G]: ...
 @overload
 @shape_vars("*A, I, J, K, L")
@@ -251,9 +310,13 @@ def reshaping(
     k: Shaped[int, "K"],
     l: Shaped[int, "L"],
     /,
+    *,
+    copy: bool | None = None,
 ) -> Tensor[Shaped[Any, "reshape_shape(A, IntTuple[I, J, K, L])"], _G]: ...
 @overload
-def reshaping(x: Tensor[Any, _G], /, shape: int | Iterable[int], *more: int) -> Tensor[tuple[Any, ...], _G]: ...
+def reshaping(
+    x: Tensor[Any, _G], /, shape: int | Iterable[int], *more: int, copy: bool | None = None
+) -> Tensor[tuple[Any, ...], _G]: ...
 @overload
 @shape_vars("*A, *D")
 def permutation(
@@ -567,24 +630,30 @@ def drawing(*shape: int | list[int], dtype: Any = ..., generator: Generator | No
 @overload
 @shape_vars("*D")
 def repeating(
-    shape: Shaped[tuple[int, ...], "D"], value: Number, *, dtype: Any = None, device: str | None = None
+    shape: Shaped[tuple[int, ...], "D"], fill_value: Number, *, dtype: Any = None, device: str | None = None
 ) -> Tensor[Shaped[Any, "D"], Fixed]: ...
 @overload
 @shape_vars("*D")
 def repeating(
-    shape: Shaped[tuple[int, ...], "D"], value: Tensor[tuple[()], _G], *, dtype: Any = None, device: str | None = None
+    shape: Shaped[tuple[int, ...], "D"],
+    fill_value: Tensor[tuple[()], _G],
+    *,
+    dtype: Any = None,
+    device: str | None = None,
 ) -> Tensor[Shaped[Any, "D"], _G]: ...
 @overload
-def repeating(shape: int | Iterable[int], value: Any, *, dtype: Any = None, device: str | None = None) -> Tensor: ...
+def repeating(
+    shape: int | Iterable[int], fill_value: Any, *, dtype: Any = None, device: str | None = None
+) -> Tensor: ...
 @overload
 @shape_vars("N")
 def diagonal(
-    rows: Shaped[int, "N"], columns: None = None, *, dtype: Any = ..., device: str | None = None
+    rows: Shaped[int, "N"], columns: None = None, *, k: int = 0, dtype: Any = ..., device: str | None = None
 ) -> Tensor[Shaped[tuple[int, int], "[N, N]"], Fixed]: ...
 @overload
 @shape_vars("N, M")
 def diagonal(
-    rows: Shaped[int, "N"], columns: Shaped[int, "M"], *, dtype: Any = ..., device: str | None = None
+    rows: Shaped[int, "N"], columns: Shaped[int, "M"], *, k: int = 0, dtype: Any = ..., device: str | None = None
 ) -> Tensor[Shaped[tuple[int, int], "[N, M]"], Fixed]: ...
 @overload
 @shape_vars("N")

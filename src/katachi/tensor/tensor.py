@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, overload
 
@@ -13,7 +14,6 @@ from katachi.graph.dtypes import DType, as_dtype
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import make
 from katachi.tensor import (
-    advanced,
     arrange,
     creation,
     cumulative,
@@ -23,7 +23,9 @@ from katachi.tensor import (
     indexing,
     linalg,
     movement,
+    namespace,
     operators,
+    places,
     reduce,
 )
 from katachi.tensor.apply import Result, apply
@@ -90,25 +92,23 @@ class Tensor(Handle, Generic[S, G]):
         @shape_vars("*A")
         def T(self: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "reverse_shape(A)"], _G]: ...
 
+        @property
+        @shape_vars("*A")
+        def mT(self: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "turn_shape(A)"], _G]: ...
+
     else:
-        T = property(movement.reversed_axes)
+        T, mT = property(movement.reversed_axes), property(movement.matrix_transpose)
 
     @property
-    @shape_vars("*A")
-    def mT(self: Tensor[Shaped[Any, "A"], _G]) -> Tensor[Shaped[Any, "turn_shape(A)"], _G]:
-        """The last two axes exchanged."""
-        return apply(movement.TRANSPOSE, (self,), (-1, -2))
-
-    @property
-    def at(self) -> advanced.At[S, G]:
-        """Places to write, giving a new tensor: `x.at[index].set(v)`, `x.at[index].add(v)`; the index is any that
-        `x[index]` takes.
+    def at(self) -> places.At[S, G]:
+        """Places to write, giving a new tensor: `x.at[index].set(v)`, and `add`, `multiply`, `max`, `min`; the index is
+        any that `x[index]` takes.
 
         >>> import katachi as kt
         >>> kt.zeros(3).at[1].set(5.0).tolist()
         [0.0, 5.0, 0.0]
         """
-        return advanced.At(self)
+        return places.At(self)
 
     # ---- looking at the value computes it
     def numpy(self) -> np.ndarray[Any, Any]:
@@ -281,6 +281,22 @@ class Tensor(Handle, Generic[S, G]):
         if len(want) != self.ndim or any(w is not None and w != n for w, n in zip(want, self.shape, strict=True)):
             raise ShapeError(f"expect: shape {want} was expected, got {self.shape}")
         return self
+
+    def to_device(self, device: str, /, *, stream: None = None) -> Tensor[S, G]:
+        """`x.to(device)`, by the Array API's name."""
+        return self.to(device)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """The module katachi, which has what the Array API standard asks for. Raises ValueError for a version of the
+        standard that it does not know.
+
+        >>> import katachi as kt
+        >>> kt.ones(2).__array_namespace__(api_version="2024.12") is kt
+        True
+        """
+        if api_version not in (None, *namespace.KNOWN):
+            raise ValueError(f"__array_namespace__: katachi follows {namespace.VERSION}, got {api_version!r}")
+        return sys.modules["katachi"]
 
     # ---- functions that are methods too: one a line, or checkers lose their overloads
     freeze = elementwise.freeze

@@ -20,7 +20,7 @@ from katachi.errors import Error
 from katachi.graph.node import Node
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
-from katachi.tensor.entry import Entry
+from katachi.tensor.entry import Entry, unlike
 from katachi.tensor.handle import LEAF, Cell, Handle, Lost
 from katachi.tensor.modes import modes
 from katachi.tensor.tape import Finish
@@ -74,9 +74,8 @@ class Trace:
         self.nesting = 0  # functions under differentiation that run now
         self.known: tuple[Entry, list[Node]] = (self.root, [])  # the node in every slot, as far as this entry
         self.context: Any = None  # what a contextual operation needs beside its operands
-        self.fresh: list[Handle] = []
         self.last = self.root
-        self.failed: Deferred | None = None
+        self.failed: Deferred | None
         self.committed = True  # whether the last flush came to its end
         self.recording: Recording | None = None
         self.examples: frozenset[Node] = frozenset()  # under vmap: the nodes that stand for one of many examples
@@ -96,6 +95,8 @@ class Trace:
         self.written: dict[Cell, int] = {}
         self.regions = self.modes.region  # checkpointed ones so far
         self.pending_bytes = 0
+        self.failed = None
+        self.fresh: list[Handle] = []  # what enters with the operation that is being taken
         _traces[self.base] = self
 
     def close(self) -> None:
@@ -231,6 +232,7 @@ def flush(t: Trace | None = None) -> None:
     key = (tuple([h._slot - base for h in live]), tuple([s - base for _, s in written]))
     finish = e.programs.get(key)
     built = finish is None
+    why = unlike(e) if built else ""
     t.committed = False
     try:
         with launching:
@@ -244,7 +246,7 @@ def flush(t: Trace | None = None) -> None:
             t.failed = let_be_computed(t)
         raise
     if events.observers:
-        events.tell(events.Flush(program, built, len(e.path())))
+        events.tell(events.Flush(program, built, len(e.path()), why))
 
 
 def commit(
