@@ -43,6 +43,23 @@ MODULES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "MaxPool2d(kernel_size=2, stride=2)": (lambda: nn.MaxPool2d(2), images),
     "AvgPool2d(kernel_size=3, stride=1, padding=1)": (lambda: nn.AvgPool2d(3, 1, 1), images),
+    "AvgPool2d(kernel_size=3, stride=2, ceil_mode=True, count_include_pad=False, divisor_override=2)": (
+        lambda: nn.AvgPool2d(3, 2, 0, True, False, 2), images,
+    ),
+    "MaxPool2d(kernel_size=3, stride=2, padding=1, ceil_mode=True)": (
+        lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), images,
+    ),
+    "MaxPool1d(kernel_size=3, stride=3)": (lambda: nn.MaxPool1d(3), rows),
+    "AvgPool1d(kernel_size=3, stride=1, padding=1, count_include_pad=False)": (
+        lambda: nn.AvgPool1d(3, 1, 1, count_include_pad=False), rows,
+    ),
+    "Conv2d(4, 6, kernel_size=(3, 3), stride=1, padding='same', padding_mode='circular')": (
+        lambda: nn.Conv2d(4, 6, 3, padding="same", padding_mode="circular"), images,
+    ),
+    "Conv1d(5, 2, kernel_size=(3,), stride=2, padding=1, padding_mode='reflect', bias=False)": (
+        lambda: nn.Conv1d(5, 2, 3, 2, 1, bias=False, padding_mode="reflect"), rows,
+    ),
+    "Flatten(0, 1)": (lambda: nn.Flatten(0, 1), rows),
     "AdaptiveAvgPool2d(output_size=(4, None))": (lambda: nn.AdaptiveAvgPool2d((4, None)), images),
     "BatchNorm2d(4, eps=1e-05, momentum=0.1)": (lambda: nn.BatchNorm2d(4), images),
     "BatchNorm2d(4, eps=0.1, momentum=None, affine=False)": (lambda: nn.BatchNorm2d(4, 0.1, None, False), images),
@@ -147,6 +164,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], list[np.ndarray]]] = {
     "avg_pool2d": (lambda x: F.avg_pool2d(x, (3, 2)), [normal(2, 7, 5)]),
     "avg_pool2d overlapping": (lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), [normal(2, 5, 6)]),
     "adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (3, 2)), [normal(2, 5, 4)]),
+    "avg_pool2d beyond the padding": (lambda x: F.avg_pool2d(x, 3, 2, 1, True), [normal(2, 6, 4)]),
+    "max_pool1d": (lambda x: F.max_pool1d(x, 3, 2, 1, ceil_mode=True), [normal(2, 6)]),
+    "conv1d": (
+        lambda x, w, b: F.conv1d(x, w, b, padding="same", dilation=2, groups=2),
+        [normal(2, 4, 6), normal(2, 2, 3), normal(2)],
+    ),
+    **{f"pad {mode}": (lambda x, mode=mode: F.pad(x, (1, 2, 2, 0), mode), [normal(2, 4, 3)])
+       for mode in ("constant", "reflect", "replicate", "circular")},
     "nll_loss": (
         lambda x, w: F.nll_loss(x, kt.tensor([2, 0, -100]), w), [normal(3, 4), np.abs(normal(4))],
     ),
@@ -341,6 +366,34 @@ WRONG: list[tuple[str, Callable[[], Any], type[Exception], tuple[str, ...]]] = [
     ("average of a large window", lambda: nn.AvgPool2d(9)(picture()), ShapeError, ("avg_pool2d(", "(9, 9) is larger")),
     ("average padding", lambda: F.avg_pool2d(picture(), 2, 2, 2), ShapeError, ("more than half the window (2, 2)",)),
     ("average of a vector", lambda: F.avg_pool2d(zeros(4), 2), ShapeError, ("(..., C, H, W), got (4,)",)),
+    ("average of a short signal", lambda: F.avg_pool1d(zeros(2, 3), 4), ShapeError, ("avg_pool1d(", "(4,) is larger")),
+    ("average of a scalar", lambda: F.avg_pool1d(zeros(4), 2), ShapeError, ("(..., C, L), got (4,)",)),
+    ("a divisor of zero", lambda: nn.AvgPool2d(2, divisor_override=0), ValueError,
+     ("AvgPool2d: divisor_override", "got 0")),
+    ("a divisor that is no int", lambda: F.avg_pool2d(picture(), 2, divisor_override=0.5), ValueError, ("got 0.5",)),  # type: ignore[arg-type]
+    ("a signal for an image", lambda: F.conv1d(picture(), zeros(2, 3, 3)), ShapeError,
+     ("conv1d(", "(N, C, L)", "(O, C / groups, k)")),
+    ("same with a stride", lambda: nn.Conv2d(3, 4, 3, 2, padding="same"), ShapeError,
+     ("Conv2d: padding", "(2, 2) cannot")),
+    ("padding in other words", lambda: F.conv2d(picture(), zeros(2, 3, 3, 3), padding="full"), ShapeError,  # type: ignore[arg-type]
+     ('"same" or "valid", got \'full\'',)),
+    ("another padding mode", lambda: nn.Conv1d(3, 4, 3, padding_mode="constant"), ValueError,  # type: ignore[arg-type]
+     ("Conv1d: a padding mode", "zeros, reflect, replicate, circular", "'constant'")),
+    ("padding of odd length", lambda: F.pad(picture(), (1, 2, 3)), ShapeError, ("pairs", "(1, 2, 3)")),
+    ("padding of more axes", lambda: F.pad(zeros(3), (1, 2, 3, 4)), ShapeError, ("for 2 axes, got (3,)",)),
+    ("padding by floats", lambda: F.pad(zeros(3), (1.0, 2)), ShapeError, ("ints in pairs",)),
+    ("reflecting too much", lambda: F.pad(zeros(2, 3), (3, 0), "reflect"), ShapeError,
+     ("at most 2", "axis 1 of (2, 3)")),
+    ("circling too much", lambda: F.pad(zeros(2, 3), (0, 4), "circular"), ShapeError, ("at most 3", "(0, 4)")),
+    ("repeating nothing", lambda: F.pad(zeros(2, 0), (1, 0), "replicate"), ShapeError, ("at most 0",)),
+    ("reflecting less than nothing", lambda: F.pad(zeros(2, 3), (-1, 0), "reflect"), ShapeError, ("cannot take away",)),
+    ("taking away more than there is", lambda: F.pad(zeros(2, 3), (-2, -2)), ShapeError, ("takes more from axis 1",)),
+    ("a value to reflect", lambda: F.pad(zeros(3), (1, 1), "reflect", 2.0), ValueError, ("no value, got 2.0",)),
+    ("a value of another kind", lambda: F.pad(kt.tensor([1]), (1, 1), value=0.5), DTypeError, ("pad(int64[1], 0.5)",)),
+    ("in place", lambda: nn.ReLU(inplace=True), ValueError, ("ReLU: inplace=True", "never changes")),  # type: ignore[arg-type]
+    ("dropout in place", lambda: nn.Dropout(0.5, True), ValueError, ("Dropout: inplace=True",)),  # type: ignore[arg-type]
+    ("flattening backwards", lambda: nn.Flatten(2, 1)(picture()), ShapeError, ("from 2 to 1 of (1, 3, 8, 8)",)),
+    ("flattening by a float", lambda: nn.Flatten(1.0), TypeError, ("start_dim and end_dim are ints, got 1.0",)),  # type: ignore[arg-type]
     ("no bins", lambda: nn.AdaptiveAvgPool2d(0), ShapeError, ("AdaptiveAvgPool2d: output_size", "at least 1")),
     ("three bins", lambda: nn.AdaptiveAvgPool2d((1, 2, 3)), ShapeError, ("output_size", "got (1, 2, 3)")),  # type: ignore[call-overload]
     ("bins of nothing", lambda: F.adaptive_avg_pool2d(zeros(1, 0, 3), 2), ShapeError, ("with pixels",)),
@@ -407,3 +460,30 @@ def test_a_class_is_not_a_layer_and_a_model_not_its_parameters() -> None:
         nn.Sequential(nn.Linear(2, 2), nn.ReLU)
     with pytest.raises(TypeError, match=r"SGD: needs parameters, such as model.parameters\(\), got Linear"):
         optim.SGD(nn.Linear(2, 2), lr=0.1)  # type: ignore[arg-type] # that is the point
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [kt.bool_, kt.int64, kt.float16])
+def test_padding_is_of_any_dtype(device: str, dtype: Any) -> None:
+    with kt.device(device):
+        x = RNG.integers(0, 2, (3, 4)).astype(dtype.numpy)
+        for mode, name in (
+            ("reflect", "reflect"),
+            ("replicate", "edge"),
+            ("circular", "wrap"),
+            ("constant", "constant"),
+        ):
+            got = F.pad(kt.tensor(x), (3, 1, 0, 2), mode)
+            assert got.dtype is dtype
+            np.testing.assert_array_equal(got.numpy(), np.pad(x, ((0, 2), (3, 1)), name))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_an_operation_that_changes_nothing_can_be_looked_at_and_differentiated(device: str) -> None:
+    with kt.device(device):
+        for nothing in (lambda v: F.pad(v, (0, 0)), lambda v: v.reshape((2, 2)), lambda v: v.squeeze()):
+            v = kt.variable([[1.0, 2.0], [3.0, 4.0]])
+            out = nothing(v)
+            assert out.tolist() == [[1, 2], [3, 4]]
+            out.backward(kt.tensor([[1.0, 0.0], [2.0, 0.0]]))
+            assert v.grad is not None and v.grad.tolist() == [[1, 0], [2, 0]]

@@ -13,6 +13,7 @@ from katachi.nn.criteria import MSELoss as MSELoss
 from katachi.nn.criteria import NLLLoss as NLLLoss
 from katachi.nn.criteria import SmoothL1Loss as SmoothL1Loss
 from katachi.nn.embedding import Embedding as Embedding
+from katachi.nn.layers import Conv1d as Conv1d
 from katachi.nn.layers import Conv2d as Conv2d
 from katachi.nn.layers import ConvTranspose2d as ConvTranspose2d
 from katachi.nn.layers import Linear as Linear
@@ -24,7 +25,9 @@ from katachi.nn.normalize import BatchNorm2d as BatchNorm2d
 from katachi.nn.normalize import LayerNorm as LayerNorm
 from katachi.nn.normalize import RMSNorm as RMSNorm
 from katachi.nn.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+from katachi.nn.pooling import AvgPool1d as AvgPool1d
 from katachi.nn.pooling import AvgPool2d as AvgPool2d
+from katachi.nn.pooling import MaxPool1d as MaxPool1d
 from katachi.nn.pooling import MaxPool2d as MaxPool2d
 from katachi.nn.simple import GELU as GELU
 from katachi.nn.simple import Dropout as Dropout

@@ -25,9 +25,16 @@ def check_probability(name: str, p: float) -> float:
     return p
 
 
+def sizes(value: Any, axes: int, what: str, least: int = 1) -> tuple[int, ...]:
+    """A size for each axis, from one for all or from as many; raises ShapeError for anything else."""
+    found = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(found) != axes or not all(isinstance(n, int) and n >= least for n in found):
+        many = " or two" if axes == 2 else ""
+        raise ShapeError(f"{what} must be an int{many}, at least {least}, got {value!r}")
+    return found
+
+
 def pair(value: Any, what: str, least: int = 1) -> tuple[int, int]:
     """Two sizes from one or two; raises ShapeError for anything else."""
-    two = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(two) != 2 or not all(isinstance(n, int) and n >= least for n in two):
-        raise ShapeError(f"{what} must be an int or two, at least {least}, got {value!r}")
-    return two
+    first, second = sizes(value, 2, what, least)
+    return first, second

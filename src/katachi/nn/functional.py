@@ -20,11 +20,15 @@ from katachi.nn.losses import nll_loss as nll_loss
 from katachi.nn.losses import smooth_l1_loss as smooth_l1_loss
 from katachi.nn.norms import layer_norm as layer_norm
 from katachi.nn.norms import rms_norm as rms_norm
+from katachi.nn.padding import pad as pad
 from katachi.nn.signatures import affine
 from katachi.nn.windows import adaptive_avg_pool2d as adaptive_avg_pool2d
+from katachi.nn.windows import avg_pool1d as avg_pool1d
 from katachi.nn.windows import avg_pool2d as avg_pool2d
+from katachi.nn.windows import conv1d as conv1d
 from katachi.nn.windows import conv2d as conv2d
 from katachi.nn.windows import conv_transpose2d as conv_transpose2d
+from katachi.nn.windows import max_pool1d as max_pool1d
 from katachi.nn.windows import max_pool2d as max_pool2d
 from katachi.tensor import elementwise, reduce
 from katachi.tensor.apply import apply
@@ -125,8 +129,8 @@ def dropout(
 
 
 __all__ = [
-    "adaptive_avg_pool2d", "avg_pool2d", "binary_cross_entropy_with_logits", "conv2d", "conv_transpose2d",
-    "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax",
-    "max_pool2d", "mse_loss", "nll_loss", "relu", "rms_norm", "scaled_dot_product_attention", "sigmoid", "silu",
-    "smooth_l1_loss", "softmax", "tanh",
+    "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "binary_cross_entropy_with_logits", "conv1d", "conv2d",
+    "conv_transpose2d", "cross_entropy", "dropout", "embedding", "gelu", "l1_loss", "layer_norm", "leaky_relu",
+    "linear", "log_softmax", "max_pool1d", "max_pool2d", "mse_loss", "nll_loss", "pad", "relu", "rms_norm",
+    "scaled_dot_product_attention", "sigmoid", "silu", "smooth_l1_loss", "softmax", "tanh",
 ]  # fmt: skip

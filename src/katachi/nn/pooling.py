@@ -1,12 +1,12 @@
-"""Layers that pool: each window of an image becomes one number."""
+"""Layers that pool: each window of an image or a signal becomes one number."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from katachi.nn import functional as F
 from katachi.nn.module import Module
-from katachi.nn.windows import bins_of
+from katachi.nn.windows import bins_of, check_divisor
 from katachi.tensor.types import _G, Shaped, shape_vars
 
 if TYPE_CHECKING:
@@ -15,14 +15,68 @@ if TYPE_CHECKING:
     from katachi.tensor.types import Elements, Int
 
 
+_USUAL = {"padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
+
+
+class _Pool(Module):
+    """Windows, and what else the row of a class names: the function, and its settings beside the windows'."""
+
+    _function: Any = None
+    _settings: tuple[str, ...] = ()
+
+    def _set(self, kernel_size: Any, stride: Any, padding: Any, *settings: Any) -> None:
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        for name, value in zip(self._settings, settings, strict=True):
+            setattr(self, name, value)
+
+    def _pooled(self, x: Any) -> Any:
+        settings = {name: getattr(self, name) for name in self._settings}
+        return self._function(x, self.kernel_size, self.stride, self.padding, **settings)
+
+    def describe(self) -> str:
+        said = [f"kernel_size={self.kernel_size}", f"stride={self.kernel_size if self.stride is None else self.stride}"]
+        others = [(name, getattr(self, name)) for name in ("padding", *self._settings)]
+        return ", ".join(said + [f"{name}={value}" for name, value in others if value != _USUAL[name]])
+
+
 @shape_vars("K, S, P")
-class MaxPool2d(Module):
-    """The maximum of each window over the last two axes of (N, C, H, W). Raises ShapeError.
+class _Pool2d(_Pool):
+    if TYPE_CHECKING:
+
+        def __init__(self, *settings: Any, **more: Any) -> None: ...  # a row's own says more
+
+    @shape_vars("N, *B, H, W")
+    def forward(
+        self, x: Tensor[Shaped[Any, "[N, *Elements[B], H, W]"], _G]
+    ) -> Tensor[
+        Shaped[
+            Any,
+            "[N, *Elements[B], fit(Int[H], Int[K], Int[S], Int[P], 1), fit(Int[W], Int[K], Int[S], Int[P], 1)]",
+        ],
+        _G,
+    ]:
+        return self._pooled(x)
+
+
+class _Pool1d(_Pool):
+    @shape_vars("N, *B, W")
+    def forward(
+        self, x: Tensor[Shaped[Any, "[N, *Elements[B], W]"], _G]
+    ) -> Tensor[Shaped[Any, "[N, *Elements[B], int]"], _G]:
+        return self._pooled(x)
+
+
+@shape_vars("K, S, P")
+class MaxPool2d(Shaped[_Pool2d, "K, S, P"]):
+    """The maximum of each window over the last two axes of (N, C, H, W); `ceil_mode` as of F.max_pool2d. Raises
+    ShapeError.
 
     >>> import katachi as kt
     >>> kt.nn.MaxPool2d(2)(kt.ones((1, 3, 8, 8))).shape
     (1, 3, 4, 4)
     """
+
+    _function, _settings = staticmethod(F.max_pool2d), ("ceil_mode",)
 
     if TYPE_CHECKING:
 
@@ -33,6 +87,8 @@ class MaxPool2d(Module):
             kernel_size: Shaped[int, "U"],
             stride: None = None,
             padding: Shaped[int, "X"] = 0,
+            *,
+            ceil_mode: Literal[False] = False,
         ) -> None: ...
         @overload
         @shape_vars("U, V, X")
@@ -41,6 +97,8 @@ class MaxPool2d(Module):
             kernel_size: Shaped[int, "U"],
             stride: Shaped[int, "V"],
             padding: Shaped[int, "X"] = 0,
+            *,
+            ceil_mode: Literal[False] = False,
         ) -> None: ...
         @overload
         def __init__(
@@ -48,36 +106,25 @@ class MaxPool2d(Module):
             kernel_size: int | tuple[int, int],
             stride: int | tuple[int, int] | None = None,
             padding: int | tuple[int, int] = 0,
+            *,
+            ceil_mode: bool = False,
         ) -> None: ...
 
-    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-
-    @shape_vars("N, *B, H, W")
-    def forward(
-        self, x: Tensor[Shaped[Any, "[N, *Elements[B], H, W]"], _G]
-    ) -> Tensor[
-        Shaped[
-            Any,
-            "[N, *Elements[B], fit(Int[H], Int[K], Int[S], Int[P], 1), fit(Int[W], Int[K], Int[S], Int[P], 1)]",
-        ],
-        _G,
-    ]:
-        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
-
-    def describe(self) -> str:
-        return _described(self)
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, ceil_mode: bool = False) -> None:
+        self._set(kernel_size, stride, padding, ceil_mode)
 
 
 @shape_vars("K, S, P")
-class AvgPool2d(Module):
-    """The mean of each window over the last two axes of (N, C, H, W); the zeros of the padding count unless
-    `count_include_pad` is False. Raises ShapeError.
+class AvgPool2d(Shaped[_Pool2d, "K, S, P"]):
+    """The mean of each window over the last two axes of (N, C, H, W); the settings as of F.avg_pool2d. Raises
+    ShapeError, ValueError for a divisor that is none.
 
     >>> import katachi as kt
     >>> kt.nn.AvgPool2d(2)(kt.ones((1, 3, 8, 8))).shape
     (1, 3, 4, 4)
     """
+
+    _function, _settings = staticmethod(F.avg_pool2d), ("ceil_mode", "count_include_pad", "divisor_override")
 
     if TYPE_CHECKING:
 
@@ -88,8 +135,9 @@ class AvgPool2d(Module):
             kernel_size: Shaped[int, "U"],
             stride: None = None,
             padding: Shaped[int, "X"] = 0,
-            *,
+            ceil_mode: Literal[False] = False,
             count_include_pad: bool = True,
+            divisor_override: int | None = None,
         ) -> None: ...
         @overload
         @shape_vars("U, V, X")
@@ -98,8 +146,9 @@ class AvgPool2d(Module):
             kernel_size: Shaped[int, "U"],
             stride: Shaped[int, "V"],
             padding: Shaped[int, "X"] = 0,
-            *,
+            ceil_mode: Literal[False] = False,
             count_include_pad: bool = True,
+            divisor_override: int | None = None,
         ) -> None: ...
         @overload
         def __init__(
@@ -107,35 +156,62 @@ class AvgPool2d(Module):
             kernel_size: int | tuple[int, int],
             stride: int | tuple[int, int] | None = None,
             padding: int | tuple[int, int] = 0,
-            *,
+            ceil_mode: bool = False,
             count_include_pad: bool = True,
+            divisor_override: int | None = None,
         ) -> None: ...
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, *, count_include_pad: bool = True
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
     ) -> None:
-        self.count_include_pad = count_include_pad
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-
-    @shape_vars("N, *B, H, W")
-    def forward(
-        self, x: Tensor[Shaped[Any, "[N, *Elements[B], H, W]"], _G]
-    ) -> Tensor[
-        Shaped[
-            Any,
-            "[N, *Elements[B], fit(Int[H], Int[K], Int[S], Int[P], 1), fit(Int[W], Int[K], Int[S], Int[P], 1)]",
-        ],
-        _G,
-    ]:
-        return F.avg_pool2d(x, self.kernel_size, self.stride, self.padding, count_include_pad=self.count_include_pad)
-
-    def describe(self) -> str:
-        return _described(self)
+        check_divisor("AvgPool2d", divisor_override)
+        self._set(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-def _described(layer: MaxPool2d | AvgPool2d) -> str:
-    said = f"kernel_size={layer.kernel_size}, stride={layer.kernel_size if layer.stride is None else layer.stride}"
-    return said + (f", padding={layer.padding}" if layer.padding else "")
+Window: TypeAlias = "int | tuple[int]"
+
+
+class MaxPool1d(_Pool1d):
+    """The maximum of each window over the last axis of (N, C, L); otherwise as MaxPool2d. Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.MaxPool1d(2)(kt.ones((1, 3, 8))).shape
+    (1, 3, 4)
+    """
+
+    _function, _settings = staticmethod(F.max_pool1d), ("ceil_mode",)
+
+    def __init__(
+        self, kernel_size: Window, stride: Window | None = None, padding: Window = 0, *, ceil_mode: bool = False
+    ) -> None:
+        self._set(kernel_size, stride, padding, ceil_mode)
+
+
+class AvgPool1d(_Pool1d):
+    """The mean of each window over the last axis of (N, C, L); otherwise as AvgPool2d. Raises ShapeError.
+
+    >>> import katachi as kt
+    >>> kt.nn.AvgPool1d(2)(kt.ones((1, 3, 8))).shape
+    (1, 3, 4)
+    """
+
+    _function, _settings = staticmethod(F.avg_pool1d), ("ceil_mode", "count_include_pad")
+
+    def __init__(
+        self,
+        kernel_size: Window,
+        stride: Window | None = None,
+        padding: Window = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        self._set(kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
 @shape_vars("K, L")

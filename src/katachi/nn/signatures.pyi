@@ -48,17 +48,39 @@ def convolution(
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
+    padding: int | tuple[int, int] | Literal["same", "valid"] = 0,
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
 ) -> Tensor[tuple[int, int, int, int], Any]: ...
 @overload
+def convolution1(
+    x: Tensor[Any, Fixed],
+    weight: Tensor[Any, Tracked],
+    bias: Tensor | None = None,
+    stride: int | tuple[int] = 1,
+    padding: int | tuple[int] | Literal["same", "valid"] = 0,
+    dilation: int | tuple[int] = 1,
+    groups: int = 1,
+) -> Tensor[tuple[int, int, int], Tracked]: ...
+@overload
+def convolution1(
+    x: Tensor[Any, _G],
+    weight: Tensor[Any, Fixed],
+    bias: Tensor | None = None,
+    stride: int | tuple[int] = 1,
+    padding: int | tuple[int] | Literal["same", "valid"] = 0,
+    dilation: int | tuple[int] = 1,
+    groups: int = 1,
+) -> Tensor[tuple[int, int, int], _G]: ...
+@overload
 @shape_vars("*B, H, W, K, P")
 def pooling(
     x: Tensor[Shaped[Any, "[*Elements[B], H, W]"], _G],
     kernel_size: Shaped[int, "K"],
     stride: None = None,
     padding: Shaped[int, "P"] = 0,
+    *,
+    ceil_mode: Literal[False] = False,
 ) -> Tensor[
     Shaped[Any, "[*Elements[B], fit(Int[H], Int[K], Int[K], Int[P], 1), fit(Int[W], Int[K], Int[K], Int[P], 1)]"], _G
 ]: ...
@@ -69,6 +91,8 @@ def pooling(
     kernel_size: Shaped[int, "K"],
     stride: Shaped[int, "S"],
     padding: Shaped[int, "P"] = 0,
+    *,
+    ceil_mode: Literal[False] = False,
 ) -> Tensor[
     Shaped[Any, "[*Elements[B], fit(Int[H], Int[K], Int[S], Int[P], 1), fit(Int[W], Int[K], Int[S], Int[P], 1)]"], _G
 ]: ...
@@ -79,6 +103,8 @@ def pooling(
     kernel_size: int | tuple[int, int],
     stride: int | tuple[int, int] | None = None,
     padding: int | tuple[int, int] = 0,
+    *,
+    ceil_mode: bool = False,
 ) -> Tensor[Shaped[Any, "[*Elements[B], int, int]"], _G]: ...
 @overload
 @shape_vars("*B, H, W, K, P")
@@ -87,8 +113,9 @@ def averaging(
     kernel_size: Shaped[int, "K"],
     stride: None = None,
     padding: Shaped[int, "P"] = 0,
-    *,
+    ceil_mode: Literal[False] = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Tensor[
     Shaped[Any, "[*Elements[B], fit(Int[H], Int[K], Int[K], Int[P], 1), fit(Int[W], Int[K], Int[K], Int[P], 1)]"], _G
 ]: ...
@@ -99,8 +126,9 @@ def averaging(
     kernel_size: Shaped[int, "K"],
     stride: Shaped[int, "S"],
     padding: Shaped[int, "P"] = 0,
-    *,
+    ceil_mode: Literal[False] = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Tensor[
     Shaped[Any, "[*Elements[B], fit(Int[H], Int[K], Int[S], Int[P], 1), fit(Int[W], Int[K], Int[S], Int[P], 1)]"], _G
 ]: ...
@@ -111,9 +139,28 @@ def averaging(
     kernel_size: int | tuple[int, int],
     stride: int | tuple[int, int] | None = None,
     padding: int | tuple[int, int] = 0,
-    *,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Tensor[Shaped[Any, "[*Elements[B], int, int]"], _G]: ...
+@shape_vars("*B, L")
+def pooling1(
+    x: Tensor[Shaped[Any, "[*Elements[B], L]"], _G],
+    kernel_size: int | tuple[int],
+    stride: int | tuple[int] | None = None,
+    padding: int | tuple[int] = 0,
+    *,
+    ceil_mode: bool = False,
+) -> Tensor[Shaped[Any, "[*Elements[B], int]"], _G]: ...
+@shape_vars("*B, L")
+def averaging1(
+    x: Tensor[Shaped[Any, "[*Elements[B], L]"], _G],
+    kernel_size: int | tuple[int],
+    stride: int | tuple[int] | None = None,
+    padding: int | tuple[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor[Shaped[Any, "[*Elements[B], int]"], _G]: ...
 @overload
 @shape_vars("*A, *T, D")
 def classification(
