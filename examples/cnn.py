@@ -39,6 +39,9 @@ def shapes() -> None:
     """What the checker knows of a few values, and the run as well."""
     x = kt.zeros(2, 1, 8, 8)
     assert_type(nn.Conv2d(1, 4, 3, stride=2)(x), Shaped[Variable, "[2, 4, 3, 3]"])
+    assert_type(nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect")(x), Shaped[Variable, "[2, 4, 8, 8]"])
+    assert_type(nn.AvgPool2d(3, 2, 1)(x), Shaped[Tensor, "[2, 1, 4, 4]"])
+    assert_type(nn.MaxPool2d(3, 2, ceil_mode=True)(x), Shaped[Tensor, "[2, 1, int, int]"])
     assert_type(CNN()(x), Shaped[Variable, "[2, 10]"])
     assert_type(Features()(x), Shaped[Variable, "[2, 10]"])
     assert_type(x[:, 0], Shaped[Tensor, "[2, 8, 8]"])

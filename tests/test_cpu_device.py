@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import katachi as kt
 from katachi import nn, optim
 from katachi.nn import functional as F
+from tests import random_graphs
 
 STEPS = {"xor": ((2, 16, 2), 4), "mlp-small": ((784, 128, 10), 32)}
 
@@ -115,53 +116,23 @@ def test_random_bits_are_equal_on_every_device() -> None:
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-UNARY = [kt.exp, kt.tanh, kt.sigmoid, kt.erf, kt.sin, kt.cos, kt.abs, kt.negative, kt.relu, kt.gelu, kt.sign, kt.floor]
-BINARY = [kt.add, kt.subtract, kt.multiply, kt.maximum, kt.minimum]
-
-
-def random_graph(draw: Callable[[int], int], arrays: list[np.ndarray]) -> Any:
-    """A value computed from variables by a dozen random operations, and its gradients."""
-    leaves = [kt.variable(a) for a in arrays]
-    pool: list[Any] = list(leaves)
-    for _ in range(4 + draw(9)):
-        x, y = pool[draw(len(pool))], pool[draw(len(pool))]
-        kind = draw(9)
-        if kind < 3:
-            out = UNARY[draw(len(UNARY))](x)
-        elif kind < 5:
-            z = y if y.shape == x.shape else y.sum()
-            out = BINARY[draw(len(BINARY))](x, z)
-        elif kind == 5 and x.ndim:
-            out = [kt.sum, kt.mean, kt.max][draw(3)](x, draw(x.ndim), keepdims=bool(draw(2)))
-        elif kind == 6 and x.ndim:
-            out = x.permute(tuple(np.roll(range(x.ndim), draw(x.ndim)))) if draw(2) else x.softmax(draw(x.ndim))
-        elif kind == 7 and x.ndim and x.shape[0] > 1:
-            out = x[draw(x.shape[0] - 1) :: 1 + draw(2)] if draw(2) else kt.concat([x, x * 0.5], draw(x.ndim))
-        elif kind == 8 and x.ndim == 2:
-            out = x @ x.T if draw(2) else x.T @ x
-        else:
-            out = kt.where(x > 0.1, x, -0.5)
-        pool.append(out.tanh() if draw(2) else out * 0.25)
-    total: Any = sum((p.sum() for p in pool[len(leaves) :]), start=kt.zeros(device=leaves[0].device))
-    total.backward()
-    return [pool[-1], total, *[v.grad for v in leaves if v.grad is not None]]
-
-
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
 def test_random_graphs_equal_the_reference(seed: int) -> None:
-    compare_random_graph(seed)
+    random_graphs.compare(seed)
 
 
-def compare_random_graph(seed: int) -> None:
-    shape = tuple(np.random.default_rng(seed).choice([1, 2, 3, 5, 17, 40], np.random.default_rng(seed).integers(1, 4)))
-    results = []
-    for device in ("reference", "cpu"):
-        rng = np.random.default_rng(seed)
-        arrays = [rng.standard_normal(shape).astype(np.float32) for _ in range(2)]
-        with kt.device(device):
-            results.append([v.numpy() for v in random_graph(lambda n, rng=rng: int(rng.integers(n)), arrays)])
-    assert len(results[0]) == len(results[1])
-    for a, b in zip(*results, strict=True):
-        scale = np.abs(a).max(initial=0.0) if a.size else 0.0
-        np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5 * max(1.0, float(scale)), err_msg=f"seed {seed}")
+def test_a_graph_that_differs_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were floor wrong, what is left of a graph would be little more than it."""
+    seed = next(s for s in range(100) if any("floor" in line for line in random_graphs.build(s, "reference")[1]))
+    whole = random_graphs.build(seed, "reference")[1]
+
+    def wrong(x: Any) -> Any:
+        return kt.floor(x) + (1.0 if x.device == "cpu" else 0.0)
+
+    wrong.__name__ = "floor"
+    monkeypatch.setattr(random_graphs, "UNARY", [wrong if f is kt.floor else f for f in random_graphs.UNARY])
+    with pytest.raises(AssertionError):
+        random_graphs.compare(seed)
+    left = random_graphs.shrunk(seed)
+    assert any("floor" in line for line in left) and len(left) <= min(len(whole), 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_the_loop_in_the_readme_learns(device: str) -> None:
-    (loop,) = blocks(README, "python")
+    loop, _ = blocks(README, "python")
     assert len(loop.strip().splitlines()) <= 11  # with the blank line
     kt.manual_seed(0)
     names: dict[str, object] = {}
@@ -31,6 +32,20 @@ def test_the_loop_in_the_readme_learns(device: str) -> None:
         images, labels = next(iter(DataLoader(names["test"], batch_size=360)))  # type: ignore[arg-type]
         with kt.no_grad():
             assert accuracy(names["model"](images), labels).item() > 0.9  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_the_compiled_step_in_the_readme_learns(device: str) -> None:
+    _, text = blocks(README, "python")
+    names: dict[str, Any] = {}
+    with kt.device(device):
+        exec(compile(text, "README.md", "exec"), names)
+        x, y = kt.randn(4, 2), kt.randint(0, 3, (4,))
+        first = names["step"](x, y).item()
+        assert kt.explain(names["step"], x, y).programs_built == 0
+        for _ in range(50):
+            last = names["step"](x, y).item()
+        assert last < first
 
 
 def test_the_tour_is_as_it_says() -> None:

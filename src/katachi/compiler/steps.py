@@ -65,9 +65,9 @@ def within_limit(plan: Plan, results: int, made: Iterable[Node]) -> None:
             text += f"; the largest value is {largest.aval!r} of {operation(largest)} at {describe(largest.site)}"
         return text + ")"
 
-    asked = plan.arena + plan.scratch + results
+    asked, limit = plan.arena + plan.scratch + results, Usage.limit
     admit(asked, what)
-    if Usage.limit is not None and Usage.live + kept() + asked - plan.arena > Usage.limit:
+    if limit is not None and Usage.live + kept() + asked - plan.arena > limit:
         arena.at_most(plan.arena)
 
 

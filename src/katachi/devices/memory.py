@@ -60,7 +60,8 @@ def release() -> None:
 
 def _fresh(size: int) -> Array:
     """Memory from the system, which keeps the limit at the cost of what waits to be used again."""
-    if Usage.limit is not None and Usage.live + kept() + size > Usage.limit:
+    limit = Usage.limit  # read once: another thread may lift it
+    if limit is not None and Usage.live + kept() + size > limit:
         release()
     return np.empty(size, np.uint8)
 

@@ -125,11 +125,11 @@ _scratch = np.empty(0, np.uint8)
 
 
 def scratch_of(size: int) -> np.ndarray[Any, Any]:
-    """Memory for packed panels, shared by all programs: one runs at a time."""
+    """So many bytes of the memory that all programs pack into: one runs at a time."""
     global _scratch
     if _scratch.nbytes < size + 64:
         _scratch = np.empty(size + 64, np.uint8)
-    return _scratch
+    return _scratch[: size + 64]
 
 
 def aligned(memory: np.ndarray[Any, Any]) -> int:

@@ -156,7 +156,8 @@ class Variant:
         ]
         self.cells: list[Cell] = list(t.written)
         written = tuple(s - t.base for s in t.written.values())
-        self.finish = Finish(t, tuple(live), written)
+        with launching:
+            self.finish = Finish(t, tuple(live), written)
         self.kinds = [n.aval for n in self.finish.nodes]
         self.leaves = list(t.leaves)
 

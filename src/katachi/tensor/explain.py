@@ -72,7 +72,7 @@ class Explanation:
 
 
 def _kernel_lines(launches: list[Launched]) -> list[str]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for launch in launches:
         names = ", ".join(dict.fromkeys(operation(n) for n in launch.nodes))
         made = ", ".join(repr(n.aval) for n in launch.outputs)
@@ -85,7 +85,7 @@ def _graph_lines(launches: list[Launched]) -> list[str]:
     """Nodes in the order in which they were made; one that several launches compute stands once."""
     order = toposort([n for launch in launches for n in launch.outputs])
     number = {n: f"%{i}" for i, n in enumerate(order)}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for n in order:
         operands = ", ".join(number[x] for x in n.inputs)
         attrs = ", ".join(f"{k}={_short(v)}" for k, v in n.attrs.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ class Engine:
         self._builder = llvm.create_pass_builder(self.machine, llvm.create_pipeline_tuning_options(2))
         self._addresses: dict[Any, int] = {}
         self._keep: list[Any] = []  # resource trackers: without them the code goes away
+        self._numbers = itertools.count()
 
     def addresses(self, keys: Sequence[Any]) -> list[int]:
         """Where each kernel begins; those not known come from the disk or are compiled."""
@@ -107,7 +109,7 @@ class Engine:
             library.add_object_img(data)
         for name in names:
             library.export_symbol(name)
-        tracker = library.link(self._jit, f"library{len(self._keep)}")
+        tracker = library.link(self._jit, f"library{next(self._numbers)}")
         self._keep.append(tracker)
         return [tracker[name] for name in names]
 

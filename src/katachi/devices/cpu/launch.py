@@ -42,7 +42,9 @@ class Launch:
 
     __slots__ = ("checks", "count", "keep", "run", "scratch", "start", "status", "status_address")
 
-    def __init__(self, rows: list[int], checks: dict[int, tuple[tuple[Node, int], ...]], scratch: int, keep: object) -> None:
+    def __init__(
+        self, rows: list[int], checks: dict[int, tuple[tuple[Node, int], ...]], scratch: int, keep: object
+    ) -> None:
         table = np.array(rows or [0], np.int64)
         self.start, self.count, self.checks, self.keep = _address(table), len(rows) // 4, checks, (table, keep)
         self.scratch = scratch  # bytes that templates use beside the table's values
