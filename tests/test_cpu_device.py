@@ -122,6 +122,16 @@ def test_random_graphs_equal_the_reference(seed: int) -> None:
     random_graphs.compare(seed)
 
 
+def test_a_sum_that_is_gathered_where_there_is_one() -> None:
+    with kt.device("cpu"):
+        v: Any = kt.variable(np.arange(17.0).reshape(17, 1))
+        y = (v.mean(0) * 0.25)[kt.tensor([0])].tanh()
+        y.sum().backward()
+        assert y.item() == pytest.approx(np.tanh(2.0)) and v.grad.shape == (17, 1)
+        with pytest.raises(kt.IndexBoundsError, match="index 1 is outside axis 0 of size 1"):
+            (v.mean(0) * 0.25)[kt.tensor([1])].tanh().numpy()
+
+
 def test_a_graph_that_differs_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were floor wrong, what is left of a graph would be little more than it."""
     seed = next(s for s in range(100) if any("floor" in line for line in random_graphs.build(s, "reference")[1]))

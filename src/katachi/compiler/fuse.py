@@ -202,7 +202,12 @@ def _roots(
 def _computed_again(nodes: list[Node], roots: set[Node], chosen: set[Node]) -> set[Node]:
     """Those of `chosen` that all who read them can compute from what they read anyway: that costs some arithmetic and
     saves writing the value, reading it, and its memory, which a backward pass would hold for long."""
-    reads = {r: {x for x, _ in _closure(r, roots)[1]} for r in roots}
+    reads: dict[Node, set[Node]] = {}
+    for n in nodes:
+        reads[n] = set()
+        for x in n.inputs:
+            reads[n] |= {x} if x in roots or x.primitive == "input" else reads[x]
+    reads = {r: reads[r] for r in roots}
     readers: dict[Node, list[Node]] = {}
     for r, xs in reads.items():
         for x in xs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from katachi.compiler import products
-from katachi.compiler.simplify import number, simpler
+from katachi.compiler.simplify import simpler
 from katachi.graph.attention import FIRST_MASK, composed
 from katachi.graph.dtypes import bfloat16, float16, float32
 from katachi.graph.node import Node, toposort
@@ -53,34 +53,6 @@ def merge(outputs: Outputs) -> list[Node]:
         return known.setdefault(key, node)
 
     return _rewrite(outputs, once)
-
-
-def masks_of_results(outputs: Outputs) -> list[Node]:
-    """Where x <= 0 is asked of an x that became r = select(x <= 0, 0, x), ask it of r, of which it is as true: then x
-    need not be kept until a backward pass asks."""
-    nodes = toposort(list(outputs))
-    made_by: dict[Node, Node] = {}  # r by the comparison
-    for r in nodes:
-        if r.primitive == "select" and number(r.inputs[1]) == 0:
-            c, x = r.inputs[0], r.inputs[2]
-            asks = c.primitive == "compare" and c.attrs["direction"] == "LE"
-            if asks and c.inputs[0] is x and number(c.inputs[1]) == 0:
-                made_by.setdefault(c, r)
-    new: dict[Node, Node] = {}
-    of_result: dict[Node, Node] = {}
-    for node in nodes:
-        inputs = []
-        for c in node.inputs:
-            r = made_by.get(c)
-            if r is None or r is node or r not in new:
-                inputs.append(new[c])
-                continue
-            if c not in of_result:
-                of_result[c] = made = Node("compare", (new[r], new[c.inputs[1]]), c.attrs, c.aval)
-                made.site, made.group, made.serial = c.site, c.group, r.serial + 0.5  # behind r, before all that ask
-            inputs.append(of_result[c])
-        new[node] = _with(node, tuple(inputs))
-    return [new[n] for n in outputs]
 
 
 def lift_barriers(outputs: Outputs) -> list[Node]:
@@ -133,7 +105,6 @@ PASSES: list[tuple[str, Callable[[Outputs], list[Node]]]] = [
     ("forget marks", forget_marks),
     ("exact algebra", exact_algebra),
     ("merge equal nodes", merge),
-    ("masks of results", masks_of_results),
     ("lift barriers", lift_barriers),
 ]
 

@@ -58,7 +58,7 @@ class Node:
     aval: Aval
     site: Site | None  # the user's line
     group: object  # the same for all nodes of one operation
-    serial: float  # a pass may put a node between two
+    serial: int
 
     def __init__(self, primitive: str, inputs: tuple[Node, ...], attrs: Mapping[str, Any], aval: Aval) -> None:
         self.primitive, self.inputs, self.attrs, self.aval = primitive, inputs, attrs, aval

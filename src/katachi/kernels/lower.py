@@ -374,11 +374,8 @@ def _gather(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
     chosen, mask = indexed(lo, node, at[:batch], at[batch:positions], mask)
     rest = iter(at[positions:])
     operand = [*at[:batch], *(chosen[i] if i in chosen else next(rest) for i in range(batch, len(x.shape)))]
-    return lo.value(
-        x,
-        tuple(ZERO if n == 1 and i not in chosen else o for i, (o, n) in enumerate(zip(operand, x.shape, strict=True))),
-        mask,
-    )
+    # along an axis of size one there is one place, whatever index was read (and checked)
+    return lo.value(x, tuple(ZERO if n == 1 else o for o, n in zip(operand, x.shape, strict=True)), mask)
 
 
 def one_place(node: Node) -> bool:

@@ -14,7 +14,7 @@ from katachi.kernels.llvm_text import MEMORY, SCALARS, Builder, Target, Value, V
 from katachi.kernels.loops import ACCUMULATIONS, PLACED, THREAD, UNIT, Affine, Code, Instr
 from katachi.kernels.scalar_llvm import INFINITY, operation, reduction
 
-STRETCH = 128  # steps of an innermost loop whose terms are added up one after another
+STRETCH = 256  # steps of a loop whose terms are added up one after another
 SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
 
 
@@ -163,8 +163,8 @@ class _Writer:
         if not sums:
             self._loop(loop, zero, high, vector, lambda: self._inner(stage, loop + 1, left - 1, slots, wide))
             return
-        # Sums are added up in parts, a part a loop and a part a stretch of the innermost one, for the error of a sum
-        # grows with the number of terms added to it.
+        # Sums are added up in parts, one for each stretch of each loop, for the error of a sum grows with the number of
+        # terms added to it one after another.
         parts = [{i: self._part(i, into[i]) for i in sums if i in into} for into in (slots, wide)]
         inside = [{**into, **part} for into, part in zip((slots, wide), parts, strict=True)]
 
@@ -177,9 +177,6 @@ class _Writer:
                 for i, slot in part.items():
                     reduction(self.b, self.code.body[i]).fold(into[i], slot)
 
-        if left > 1:
-            stretch(zero, high)
-            return
         step = STRETCH * (self.lanes if vector else 1)
         with self.b.loop(zero, high, step) as low:
             stretch(low, self.b.smin(low + step, high))

@@ -231,6 +231,21 @@ def _starts(v: View, first: int) -> list[Node]:
     return [v.x(i) for i in range(first, len(v.node.inputs))]
 
 
+def _which(v: View) -> Node:
+    """What a select goes by. Where that is x <= 0 in select(x <= 0, 0, x), it is as true of the result, which the layer
+    behind a relu keeps anyway: so x need not be kept."""
+    asks, yes, x = v.node.inputs
+    below = asks.primitive == "compare" and asks.attrs["direction"] == "LE" and asks.inputs[0] is x
+    if below and _is_zero(asks.inputs[1]) and _is_zero(yes):
+        return b.compare(v.out, "LE", b.like(v.out, 0.0))
+    return v.x(0)
+
+
+def _is_zero(n: Node) -> bool:
+    n = n.inputs[0] if n.primitive == "broadcast_in_dim" else n
+    return n.primitive == "constant" and n.attrs["value"] == 0
+
+
 VJP: dict[str, Sequence[Rule | None]] = {
     **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
     "negate": (lambda g, v: make("negate", g),),
@@ -253,8 +268,8 @@ VJP: dict[str, Sequence[Rule | None]] = {
     "remainder": (lambda g, v: g, lambda g, v: b.multiply(g, d.remainder_slope(v))),
     "select": (
         None,
-        lambda g, v: b.select(v.x(0), g, b.like(g, 0.0)),
-        lambda g, v: b.select(v.x(0), b.like(g, 0.0), g),
+        lambda g, v: b.select(_which(v), g, b.like(g, 0.0)),
+        lambda g, v: b.select(_which(v), b.like(g, 0.0), g),
     ),
     "convert": (lambda g, v: b.convert(g, v.like(0).dtype),),
     "broadcast_in_dim": (_broadcast_in_dim,),
