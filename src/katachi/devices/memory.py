@@ -53,9 +53,8 @@ def kept() -> int:
 def release() -> None:
     """Give freed blocks back to the system."""
     global _kept
-    for blocks in list(_free.values()):
-        while blocks:
-            _kept -= blocks.pop().nbytes
+    _free.clear()
+    _kept = 0  # counted anew: Ctrl-C may have come between a block and its count
 
 
 def _fresh(size: int) -> Array:
