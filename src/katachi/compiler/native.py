@@ -19,6 +19,7 @@ from katachi.errors import IndexBoundsError
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node, toposort
 from katachi.graph.sizes import count
+from katachi.kernels.loops import SCRATCH
 from katachi.kernels.lower import lowerable
 from katachi.kernels.nest import row_steps
 
@@ -60,7 +61,7 @@ class NativeProgram:
         groups, in_place = overwriting(groups, candidates)
         values = dict.fromkeys([*leaves, *[v for g in groups for v in g.outputs]])
         values.update(dict.fromkeys(outputs))
-        index = {n: i for i, n in enumerate(values)}
+        index = {n: i for i, n in enumerate(values, SCRATCH + 1)}
         self.groups = groups
         self.uses = [(index[n], n.attrs["slot"]) for n in leaves if not n.attrs["scalar"]]
         self.results = [index[n] for n in outputs]
@@ -87,7 +88,7 @@ class NativeProgram:
         self.plan: Plan = plan(temporary, dead, size, {r: size[r] for r in keep - {row for row, *_ in self.in_place}})
         self.reference_steps = [g.nodes[0].primitive for g in groups if g.kind == "reference"]
 
-        self.table = np.zeros(max(len(index), 1), np.int64)
+        self.table = np.zeros(SCRATCH + 1 + len(index), np.int64)
         self.rows: Any = self.table.data  # the same memory, faster to write to
         self.address = self.table.__array_interface__["data"][0]
         self.offsets = [(r, offset) for r, offset in self.plan.offsets.items()]
@@ -184,9 +185,10 @@ class NativeProgram:
                 buffer = allocate(shape, dtype)
             given[row] = buffer
             rows[row] = buffer.address
-        base = arena.at_least(self.plan.arena)
+        base = arena.at_least(self.plan.arena + self.plan.scratch)
         if base != self.arena_base:
             self.arena_base = base
+            rows[SCRATCH] = base + self.plan.arena
             for row, offset in self.offsets:
                 rows[row] = base + offset
         for row, n in self.plain:

@@ -65,10 +65,11 @@ def within_limit(plan: Plan, results: int, made: Iterable[Node]) -> None:
             text += f"; the largest value is {largest.aval!r} of {operation(largest)} at {describe(largest.site)}"
         return text + ")"
 
-    asked, limit = plan.arena + plan.scratch + results, Usage.limit
+    at_once = plan.arena + plan.scratch
+    asked, limit = at_once + results, Usage.limit
     admit(asked, what)
-    if limit is not None and Usage.live + kept() + asked - plan.arena > limit:
-        arena.at_most(plan.arena)
+    if limit is not None and Usage.live + kept() + asked - at_once > limit:
+        arena.at_most(at_once)
 
 
 class Launched(NamedTuple):

@@ -20,9 +20,11 @@ from typing import NamedTuple
 
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node
-from katachi.kernels.llvm_text import SCALARS, Target
+from katachi.kernels.llvm_text import SCALARS
+from katachi.kernels.loops import Steps
 from katachi.kernels.lower import INDEX, ZERO, combine, strides
-from katachi.kernels.matmul import ALONE, melt, scratch_of, tile
+from katachi.kernels.matmul import ALONE, melt, tile
+from katachi.kernels.target import Target
 
 LEAD = 4  # loops around the matrices, where they do not melt into fewer
 KEYS = 128  # in a block
@@ -33,7 +35,7 @@ RESULTS = ("logsumexp", "out", "dq", "dk", "dv")
 PLACED = (*OPERANDS, *RESULTS[2:])
 NAMES = [
     "queries", "keys", "width", "values", "scale", "causal", "units", "per_task", "some_queries", "some_keys",
-    "scratch", "each", "packed_k", "packed_v", "p", "back", "mean", "sums", "top", "total",
+    "each", "packed_k", "packed_v", "p", "back", "mean", "sums", "top", "total",
     *(f"size{i}" for i in range(LEAD)),
     *(f"{x}_{part}" for x in PLACED for part in ("row", "at", "step", "column", *(f"lead{i}" for i in range(LEAD)))),
 ]  # fmt: skip
@@ -129,19 +131,16 @@ def bases(node: Node) -> list[Node]:
     return [x.base for x in _operands(node).values()]
 
 
-Step = tuple[Attend, list[int], int]
-
-
 def lower_attention(
     node: Node, outputs: Sequence[Node], rows: Mapping[Node, int], threads: int, target: Target
-) -> tuple[list[Step], object]:
-    """The steps (key, parameters, tasks) of one family of nodes, and what must stay alive with them."""
+) -> Steps:
+    """The steps of one family of nodes."""
     operands = _operands(node)
     q, k = node.inputs[:2]
     heads, (t, e), s = prod(q.shape[:-2]), q.shape[-2:], k.shape[-2]
     f = node.inputs[2].shape[-1] if node.primitive != "attention_logsumexp" else 0
     if not heads * (t * max(e, f, 1) + s * max(e, f)):
-        return [], None
+        return Steps([])
     forward = node.primitive != "attention_gradient"
     part = "forward" if forward else "gradient"
     dtype, itemsize = q.dtype.name, q.dtype.itemsize
@@ -167,12 +166,10 @@ def lower_attention(
 
     block = QUERIES[part]
     v.update(_scratch(part, s, e, f, vectors(target) * target.lanes(SCALARS[dtype])))
-    memory = scratch_of(threads * v["each"] * itemsize)
-    v["scratch"] = memory.__array_interface__["data"][0]
-    v["scratch"] += -v["scratch"] % 64
+    scratch = threads * v["each"] * itemsize
     small = threads == 1 or heads * t * s * (e + f) < ALONE
 
-    def step(some_queries: int, some_keys: int, *without: str) -> Step:
+    def step(some_queries: int, some_keys: int, *without: str) -> tuple[Attend, list[int], int]:
         units = heads * -(-t // some_queries) * -(-s // some_keys)
         numbers = v | {"some_queries": some_queries, "some_keys": some_keys, "units": units}
         numbers |= {f"{name}_row": -1 for name in without}
@@ -182,13 +179,13 @@ def lower_attention(
     t, s = max(t, 1), max(s, 1)
     if forward:
         parts = 1 if small else -(-4 * threads // heads)
-        return [step(max(-(-t // (parts * block)) * block, LEAST), s)], memory
+        return Steps([step(max(-(-t // (parts * block)) * block, LEAST), s)], scratch)
     rounds = -(-heads // threads) * threads / heads  # the time of tasks that are heads, in that of an even division
     if small or rounds < 1.4:  # what it costs to make the scores twice
-        return [step(t, s)], memory
+        return Steps([step(t, s)], scratch)
     parts = -(-4 * threads // heads)
     some_queries, some_keys = (max(-(-n // (parts * KEYS)) * KEYS, LEAST) for n in (t, s))
-    return [step(t, some_keys, "dq"), step(some_queries, s, "dk", "dv")], memory
+    return Steps([step(t, some_keys, "dq"), step(some_queries, s, "dk", "dv")], scratch)
 
 
 def _scratch(part: str, s: int, e: int, f: int, width: int) -> dict[str, int]:

@@ -25,9 +25,11 @@ import numpy as np
 
 from katachi.graph.node import Node
 from katachi.kernels import winograd
-from katachi.kernels.llvm_text import SCALARS, Target
+from katachi.kernels.llvm_text import SCALARS
+from katachi.kernels.loops import Steps
 from katachi.kernels.lower import INDEX, ZERO, Index, combine, strides
-from katachi.kernels.matmul import scratch_of, tile
+from katachi.kernels.matmul import tile
+from katachi.kernels.target import Target
 from katachi.kernels.windows import suits as few_taps
 
 AXES = 3  # spatial ones; fewer are preceded by axes of size one
@@ -46,7 +48,7 @@ class Convolve(NamedTuple):
 
 NAMES = (
     "x", "w", "y", "x_offset", "w_offset", "x_image", "x_channel", "x_group", "w_term", "w_out", "w_group", "images",
-    "channels", "groups", "channels_out", "shared", "own", "each", "second", "slice", "blocks", "block_images",
+    "channels", "groups", "channels_out", "own", "each", "second", "slice", "blocks", "block_images",
     "block_channels", "panels", "some_panels", "row", "phases", "rows_table", "terms_table", "phase_table", "sources",
     "ranks", "straight", "parts", "per_part", "p_image", "p_channel", "pixels", "outputs", "plane", "terms", "acc",
     "chunk", *(f"{kind}{i}" for i in range(AXES)
@@ -242,9 +244,6 @@ def _outer(parts: Sequence[Array]) -> Array:
     return total
 
 
-Step = tuple[Convolve | winograd.Winograd, list[int], int]
-
-
 def vectors(target: Target) -> int:
     """Of output channels in the register tile."""
     return min(tile(target)[1], 2)
@@ -279,35 +278,21 @@ def _plan(p: Problem, node: Node, threads: int, target: Target) -> _Plan:
     return _Plan(v, tables, counts, -(-shared // 64) * 64 * node.dtype.itemsize, v["each"] * node.dtype.itemsize, fast)
 
 
-def scratch_bytes(node: Node, threads: int, target: Target) -> int:
-    """How much memory a convolution takes beside its operands and result; all that a program runs share it."""
+def lower_convolution(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
+    """The steps of one convolution. Behind a kernel's numbers lie its tables."""
     if 0 in node.shape:
-        return 0
-    plan = _plan(analyse(node), node, threads, target)
-    return plan.shared + threads * plan.own
-
-
-def lower_convolution(
-    node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target
-) -> tuple[list[Step], object]:
-    """The steps (key, parameters, tasks) of one convolution, and what must stay alive with them."""
-    if 0 in node.shape:
-        return [], None
+        return Steps([])
     p = analyse(node)
     v, tables, counts, shared, own, fast = _plan(p, node, threads, target)
     v.update(x=rows[p.x], w=rows[p.w], y=rows[output])
-    flat = np.concatenate([np.zeros(1, np.int64), *(x.reshape(-1) for x in tables.values())])
-    at = flat.__array_interface__["data"][0] + 8
-    for name, table in tables.items():
-        v[name] = at
-        at += 8 * table.size
-    memory = scratch_of(shared + threads * own)
-    address = memory.__array_interface__["data"][0]
-    v["shared"] = address + -address % 64
-    v["own"] = v["shared"] + shared
     key, names = (winograd.Winograd, winograd.NAMES) if fast else (Convolve, NAMES)
-    numbers = [v.get(name, 0) for name in names]
-    return [(key(node.dtype.name, part), numbers, n) for part, n in counts], (flat, memory)
+    entries: list[int] = []
+    for name, table in tables.items():
+        v[name] = len(names) + len(entries)
+        entries += table.reshape(-1).tolist()
+    v["own"] = shared
+    numbers = [v.get(name, 0) for name in names] + entries
+    return Steps([(key(node.dtype.name, part), numbers, n) for part, n in counts], shared + threads * own)
 
 
 Lowered = tuple[dict[str, Array], list[tuple[str, int]], int, int]

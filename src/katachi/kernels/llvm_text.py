@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+
+from katachi.kernels.loops import SCRATCH
 
 SCALARS = {
     "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "i8", "uint16": "i16",
@@ -14,18 +15,6 @@ SCALARS = {
 HALVES = ("float16", "bfloat16")
 MEMORY = {**SCALARS, **dict.fromkeys(HALVES, "i16")}  # what an element is in memory, where that is something else
 _SHORT = {"float": "f32", "double": "f64", "ptr": "p0"}
-
-
-class Target(NamedTuple):
-    """What the writers want to know of a machine."""
-
-    bits: int  # of a vector register
-    masks: bool  # whether masked loads and stores are as fast as plain ones
-    arch: str  # LLVM's name: x86_64, aarch64, ...
-    halves: bool = False  # whether an instruction converts float16
-
-    def lanes(self, scalar: str) -> int:
-        return self.bits // {"double": 64, "i64": 64}.get(scalar, 32)
 
 
 class Value:
@@ -265,6 +254,10 @@ class Builder:
         index = index if isinstance(index, Value) else self.const("i64", index)
         memory = "i8" if scalar == "i1" else scalar
         return self.op("ptr", max(base.lanes, index.lanes), f"getelementptr {memory}, {base.typed}, {index.typed}")
+
+    def scratch(self) -> Value:
+        """Where the memory begins that a kernel may use while it runs, all threads together."""
+        return self.load("ptr", self.place("i64", self.value("ptr", 1, "%table"), SCRATCH))
 
     def load(self, scalar: str, at: Value, lanes: int = 1, mask: Value | None = None) -> Value:
         """`lanes` values from a pointer on, or one from each of several pointers. A bool is a byte. Lanes that `mask`

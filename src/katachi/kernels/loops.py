@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from katachi.graph.node import Node
 
+SCRATCH = 0  # the row of the table with the address of memory that a kernel may use while it runs
 INNER = -1  # in place of a vector loop's number
 THREAD = 1 << 30  # in place of a loop's number: which thread it is, for memory that each has for itself
 UNIT = -1  # in an Affine: the coefficient along the vector loop is one, known when the code is written
@@ -59,6 +60,14 @@ class Instr(NamedTuple):
     args: tuple[int, ...]
     extra: Any
     where: int  # how deep: 0 before all loops, n in n outer loops; `Code.starts` for the stages
+
+
+class Steps(NamedTuple):
+    """What a template makes of a group: the key, parameters and tasks of each kernel in order, and how many bytes of
+    scratch memory they need."""
+
+    kernels: list[tuple[Any, list[int], int]]
+    scratch: int = 0
 
 
 PLACED = ("load", "store", "scatter")  # instructions that go to a buffer, at the Affine in their `extra`

@@ -9,18 +9,18 @@ columns; rows beyond the last repeat row 0 and are not stored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from katachi.graph.node import Node
-from katachi.kernels.llvm_text import HALVES, SCALARS, Builder, Target, Value
+from katachi.kernels.llvm_text import HALVES, SCALARS, Builder, Value
+from katachi.kernels.loops import Steps
 from katachi.kernels.lower import INDEX, ZERO, Index, combine, ones_apart, strides
+from katachi.kernels.target import Target
 
 K_BLOCK = 512
 OUTER = 4  # loops around a matrix product: batch axes and free axes that do not melt into one
 ALONE = 40**3  # multiplications: below, one thread is faster
-_NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "brs", "bcs", "ldc", "panel", "rows",
+_NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "brs", "bcs", "ldc", "packs", "rows",
           "columns", *(f"{kind}{i}" for i in range(OUTER) for kind in ("size", "astep", "bstep", "cstep")))  # fmt: skip
 
 
@@ -121,23 +121,6 @@ def suits(node: Node) -> bool:
     return node.dtype.name not in HALVES and analyse(node) is not None
 
 
-_scratch = np.empty(0, np.uint8)
-
-
-def scratch_of(size: int) -> np.ndarray[Any, Any]:
-    """So many bytes of the memory that all programs pack into: one runs at a time."""
-    global _scratch
-    if _scratch.nbytes < size + 64:
-        _scratch = np.empty(size + 64, np.uint8)
-    return _scratch[: size + 64]
-
-
-def aligned(memory: np.ndarray[Any, Any]) -> int:
-    """The first address in it that begins a cache line."""
-    address = memory.__array_interface__["data"][0]
-    return address + -address % 64
-
-
 def tile(target: Target) -> tuple[int, int]:
     """Rows and vectors of the register tile."""
     return (
@@ -149,10 +132,8 @@ def tile(target: Target) -> tuple[int, int]:
     )
 
 
-def lower_matmul(
-    node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target
-) -> tuple[list[tuple[Product, list[int], int]], object]:
-    """The steps (key, parameters, tasks) of one dot_general, and what must stay alive with them."""
+def lower_matmul(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
+    """The steps of one dot_general."""
     p = analyse(node)
     assert p is not None, node
     mr, nv = tile(target)
@@ -164,7 +145,7 @@ def lower_matmul(
     for size, *_ in outer:
         repeats *= size
     if m * n * repeats == 0:
-        return [], None
+        return Steps([])
 
     packs = not (bcs == 1 or n == 1 or k == 0)
     shapes = [(48, max(96 // width, 1) * width), (48, width), (24, width), (16, width), (mr, width)]
@@ -175,17 +156,17 @@ def lower_matmul(
         for high, wide in shapes:
             if -(-m // high) * -(-n // wide) * repeats >= 4 * threads:
                 break
-    memory = scratch_of(threads * K_BLOCK * width * itemsize) if packs else None
     numbers = {
         "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
         "n": n, "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "rows": high, "columns": wide,
-        "panel": 0 if memory is None else aligned(memory),
+        "packs": int(packs),
     }  # fmt: skip
     for i, (size, *steps) in enumerate(outer):
         numbers[f"size{i}"] = size
         numbers.update(zip((f"astep{i}", f"bstep{i}", f"cstep{i}"), steps, strict=True))
     tasks = -(-m // high) * -(-n // wide) * repeats
-    return [(Product(dtype), [numbers[name] for name in _NAMES], tasks)], memory
+    scratch = threads * K_BLOCK * width * itemsize if packs else 0
+    return Steps([(Product(dtype), [numbers[name] for name in _NAMES], tasks)], scratch)
 
 
 def write_product(product: Product, name: str, target: Target, declared: set[str]) -> str:
@@ -228,10 +209,9 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
     rest, i_task = _remainder(b, b.value("i64", 1, "%task"), down)
     rest, j_task = _remainder(b, rest, along)
     a_off, b_off, c_off = _around(b, v, rest, ("astep", "bstep", "cstep"))
-    packs = v["panel"].ne(0)
+    packs = v["packs"].ne(0)
     a = b.place(scalar, _row(b, v["a"]), v["a_offset"] + a_off)
-    panel = b.op("ptr", 1, f"inttoptr i64 {v['panel']} to ptr")
-    panel = b.place(scalar, panel, b.value("i64", 1, "%thread") * (K_BLOCK * width))
+    panel = b.place(scalar, b.scratch(), b.value("i64", 1, "%thread") * (K_BLOCK * width))
     right = b.place(scalar, _row(b, v["b"]), v["b_offset"] + b_off)
     c = b.place(scalar, _row(b, v["c"]), c_off)
     i0, j0 = i_task * v["rows"], j_task * v["columns"]

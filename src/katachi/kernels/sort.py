@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from katachi.graph.node import Node
-from katachi.kernels.llvm_text import Builder, Target, Value
-from katachi.kernels.matmul import aligned, scratch_of
+from katachi.kernels.llvm_text import Builder, Value
+from katachi.kernels.loops import Steps
 from katachi.kernels.scalar_llvm import UNSIGNED
+from katachi.kernels.target import Target
 
-_NAMES = ("key", "payload", "out", "rows", "size", "step", "chunk", "scratch", "each")
+_NAMES = ("key", "payload", "out", "rows", "size", "step", "chunk", "each")
 _SHORT = 64  # elements of a row: below, comparing all pairs is faster than counting bytes
 _LANES = 8  # at once, in such a row
 _ALONE = 4096  # elements: below, one thread is faster
@@ -33,24 +34,21 @@ class Sort(NamedTuple):
     narrow: bool
 
 
-def lower_sort(
-    node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target
-) -> tuple[list[tuple[Sort, list[int], int]], object]:
-    """The step (key, parameters, tasks) of one sort, and what must stay alive with it."""
+def lower_sort(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
+    """The step of one sort."""
     key, payload = node.inputs
     axis, shape = node.attrs["axis"], node.shape
     size, step = shape[axis], math.prod(shape[axis + 1 :])
     many = math.prod(shape[:axis]) * step
     if size * many == 0:
-        return [], None
+        return Steps([])
     bits = 8 * key.dtype.itemsize
     kind = Sort(key.dtype.name, bits, 8 * payload.dtype.itemsize, node.attrs["descending"], bits <= 32 > size >> 32)
     tasks = min(many, 4 * threads) if size * many > _ALONE else 1
     chunk = -(-many // tasks)
     each = (2 if kind.narrow else 4) * 8 * (-(-size // _LANES) * _LANES) + bits * 256
-    memory = scratch_of(threads * each)
-    numbers = [rows[key], rows[payload], rows[output], many, size, step, chunk, aligned(memory), each]
-    return [(kind, numbers, -(-many // chunk))], memory
+    numbers = [rows[key], rows[payload], rows[output], many, size, step, chunk, each]
+    return Steps([(kind, numbers, -(-many // chunk))], threads * each)
 
 
 def write_sort(kind: Sort, name: str, target: Target, declared: set[str]) -> str:
@@ -71,8 +69,7 @@ class _Row:
         self.zero, self.size, self.step = b.const("i64", 0), v["size"], v["step"]
         lead = row / self.step
         self.start = lead * self.size * self.step + (row - lead * self.step)
-        scratch = v["scratch"] + b.value("i64", 1, "%thread") * v["each"]
-        self.counts = b.op("ptr", 1, f"inttoptr i64 {scratch} to ptr")  # 256 of each byte, in i64
+        self.counts = b.place("i8", b.scratch(), b.value("i64", 1, "%thread") * v["each"])  # 256 of each byte, in i64
         self.length = (self.size + (_LANES - 1)) & -_LANES  # of one copy
         self.copy = b.place("i64", self.counts, kind.bits * 32)
 

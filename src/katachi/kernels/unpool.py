@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from katachi.graph.node import Node
 from katachi.graph.sizes import count
-from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
+from katachi.kernels.llvm_text import SCALARS, Builder, Value
+from katachi.kernels.loops import Steps
+from katachi.kernels.target import Target
 from katachi.kernels.write_llvm import SIGNATURE
 
 MOST_ROWS = 4  # of a window
@@ -41,19 +43,17 @@ def suits(node: Node) -> bool:
     )
 
 
-def lower_unpool(
-    node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target
-) -> tuple[list[tuple[Unpool, list[int], int]], object]:
-    """The step (key, parameters, tasks) of one reduce_window_gradient; it keeps nothing."""
+def lower_unpool(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
+    """The step of one reduce_window_gradient."""
     x, g = node.inputs
     h, w = x.shape[-2:]
     planes = count(x.shape[:-2])
     if not count(x.shape):
-        return [], None
+        return Steps([])
     tasks = max(1, min(4 * threads, count(x.shape) // _GRAIN, planes)) if threads > 1 else 1
     chunk = -(-planes // tasks)
     numbers = [rows[x], rows[g], rows[output], planes, chunk, h, w, *g.shape[-2:]]
-    return [(Unpool(node.dtype.name, node.attrs["window"][-2]), numbers, -(-planes // chunk))], None
+    return Steps([(Unpool(node.dtype.name, node.attrs["window"][-2]), numbers, -(-planes // chunk))])
 
 
 def write_unpool(key: Unpool, name: str, target: Target, declared: set[str]) -> str:

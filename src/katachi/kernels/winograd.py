@@ -36,7 +36,7 @@ class Winograd(NamedTuple):
 NAMES = (
     "x", "w", "y", "x_offset", "w_offset", "x_image", "x_channel", "x_step", "w_term", "w_out", "w_step", "w_across",
     "images", "channels", "channels_out", "height", "width", "high", "wide", "low", "left", "down", "across", "rows",
-    "most", "deep", "panels", "row", "pitch", "shared", "own", "each", "rows_table", "terms_table", "points_at",
+    "most", "deep", "panels", "row", "pitch", "own", "each", "rows_table", "terms_table", "points_at",
     "second_at", "last_at", "parts", "per_part", "acc",
 )  # fmt: skip
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 
 from katachi.kernels.attention import KEYS, LEAD, NAMES, PLACED, QUERIES, Attend, vectors
-from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
+from katachi.kernels.llvm_text import SCALARS, Builder, Value
 from katachi.kernels.matmul import tile, transposed, write_micro
 from katachi.kernels.polynomials import exp_of_shifted as exp
 from katachi.kernels.polynomials import log
+from katachi.kernels.target import Target
 from katachi.kernels.write_llvm import SIGNATURE
 
 
@@ -34,8 +35,7 @@ class _Writer:
         scale = b.load("double", b.place("i64", base, NAMES.index("scale")))
         self.scale = scale if scalar == "double" else scale.to("fptrunc", scalar)
         self.causal = self.v["causal"].ne(0)
-        start = b.op("ptr", 1, f"inttoptr i64 {self.v['scratch']} to ptr")
-        own = self.at(start, b.value("i64", 1, "%thread") * self.v["each"])
+        own = self.at(b.scratch(), b.value("i64", 1, "%thread") * self.v["each"])
         self.own = {key: self.at(own, self.v[key]) for key in NAMES[NAMES.index("each") + 1 : NAMES.index("size0")]}
         self.heads: dict[str, Value] = {}  # where each operand's matrix of one head begins
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from katachi.kernels.convolution import AXES, NAMES, PHASE, Convolve, vectors
-from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
+from katachi.kernels.llvm_text import SCALARS, Builder, Value
 from katachi.kernels.matmul import tile, transposed
+from katachi.kernels.target import Target
 from katachi.kernels.write_llvm import SIGNATURE
 
 
@@ -38,11 +39,8 @@ class Writer:
     def operand(self, name: str) -> Value:
         return self.b.load("ptr", self.b.place("i64", self.b.value("ptr", 1, "%table"), self.v[name]))
 
-    def address(self, number: Value) -> Value:
-        return self.b.op("ptr", 1, f"inttoptr i64 {number} to ptr")
-
     def table(self, name: str, index: Value | int) -> Value:
-        return self.b.place("i64", self.address(self.v[name]), index)
+        return self.b.place("i64", self.b.value("ptr", 1, "%parameters"), self.v[name] + index)
 
     def entry(self, name: str, index: Value | int) -> Value:
         return self.b.load("i64", self.table(name, index))
@@ -52,7 +50,8 @@ class Writer:
         return quotient, x - quotient * size
 
     def own(self) -> Value:
-        return self.at(self.address(self.v["own"]), self.b.value("i64", 1, "%thread") * self.v["each"])
+        all_of_them = self.b.place("i8", self.b.scratch(), self.v["own"])
+        return self.at(all_of_them, self.b.value("i64", 1, "%thread") * self.v["each"])
 
     def up(self, x: Value, size: Value | int) -> Value:
         """x / size, rounded up."""
@@ -166,7 +165,7 @@ class _Direct(Writer):
         b, v, lanes = self.b, self.v, self.lanes
         chunks = self.up(v["terms"], v["chunk"])
         panel, chunk = self.split(b.value("i64", 1, "%task"), chunks)
-        target = self.at(self.address(v["shared"]), panel * v["terms"] * self.width)
+        target = self.at(b.scratch(), panel * v["terms"] * self.width)
         group, panel = self.split(panel, v["panels"])
         out = panel * self.width
         source = self.at(self.operand("w"), v["w_offset"] + group * v["w_group"] + out * v["w_out"])
@@ -211,7 +210,7 @@ class _Direct(Writer):
         source = self.at(self.operand("x"), v["x_offset"] + group * v["x_group"] + image * v["x_image"])
         first = share * v["some_panels"]
         last = b.smin(first + v["some_panels"], v["panels"])
-        weights = self.at(self.address(v["shared"]), group * v["panels"] * v["terms"] * self.width)
+        weights = self.at(b.scratch(), group * v["panels"] * v["terms"] * self.width)
         with b.loop(self.zero, b.select(v["channels"] > 0, v["channels"], b.const("i64", 1)), v["slice"]) as c:
             channels = b.smin(v["slice"], v["channels"] - c)
             self.fill(copy, self.at(source, c * v["x_channel"]), channels, images, places)
@@ -267,7 +266,7 @@ class _Direct(Writer):
         part, group = self.split(rest, v["groups"])
         first = share * v["block_channels"]
         channels = b.smin(v["block_channels"], v["channels"] - first)
-        sums = self.at(self.address(v["shared"]), task * v["acc"])
+        sums = self.at(b.scratch(), task * v["acc"])
         nothing = b.const(self.scalar, 0.0, self.lanes)
         with b.loop(self.zero, v["acc"], self.lanes) as i:
             b.store(nothing, self.at(sums, i))
@@ -333,7 +332,7 @@ class _Direct(Writer):
         share, within = self.split(channel, v["block_channels"])
         shares = self.up(v["channels"], v["block_channels"])
         first = (group * shares + share) * v["acc"] + within * v["outputs"] * v["row"]
-        sums = self.at(self.address(v["shared"]), first)
+        sums = self.at(b.scratch(), first)
         outs = v["channels_out"]
         y = self.at(self.operand("y"), (channel * v["groups"] + group) * outs * v["outputs"])
         with b.loop(self.zero, outs, lanes) as o:

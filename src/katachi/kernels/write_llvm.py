@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from katachi.kernels.halves import narrowed, rounded, widened
-from katachi.kernels.llvm_text import MEMORY, SCALARS, Builder, Target, Value, Variable
+from katachi.kernels.llvm_text import MEMORY, SCALARS, Builder, Value, Variable
 from katachi.kernels.loops import ACCUMULATIONS, PLACED, THREAD, UNIT, Affine, Code, Instr
 from katachi.kernels.scalar_llvm import INFINITY, operation, reduction
+from katachi.kernels.target import Target
 
 STRETCH = 256  # steps of a loop whose terms are added up one after another
 SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from katachi.kernels.llvm_text import SCALARS, Builder, Target, Value
+from katachi.kernels.llvm_text import SCALARS, Builder, Value
 from katachi.kernels.matmul import transposed
+from katachi.kernels.target import Target
 from katachi.kernels.winograd import NAMES, OUT, POINTS, TILE, Array, Winograd, matrices
 from katachi.kernels.write_convolution import Writer
 from katachi.kernels.write_llvm import SIGNATURE
@@ -109,7 +110,7 @@ class _Winograd(Writer):
         b, v, lanes = self.b, self.v, self.lanes
         channel = b.value("i64", 1, "%task")
         source = self.at(self.operand("w"), v["w_offset"] + channel * v["w_term"])
-        target = self.at(self.address(v["shared"]), channel * self.width)
+        target = self.at(b.scratch(), channel * self.width)
         taps = self.block(9)
         with b.loop(self.zero, v["channels_out"], lanes) as o:
             lane = b.lanes_iota(lanes) + o
@@ -154,7 +155,7 @@ class _Winograd(Writer):
         rows = b.smin(v["rows"], v["images"] * v["down"] - first)
         with b.loop(self.zero, rows) as r:
             self.inputs(copy, points, first + r, r)
-        filters = self.address(v["shared"])
+        filters = b.scratch()
         with b.loop(self.zero, b.const("i64", POINTS)) as e, b.loop(self.zero, v["panels"]) as panel:
             self.multiply(
                 self.at(points, e * v["most"] * v["deep"]), self.table("rows_table", 0), rows * v["across"],
@@ -193,7 +194,7 @@ class _Winograd(Writer):
         """The sums of some rows of tiles: at each point, channels by output channels."""
         b, v, lanes = self.b, self.v, self.lanes
         task = b.value("i64", 1, "%task")
-        sums = self.at(self.address(v["shared"]), task * v["acc"])
+        sums = self.at(b.scratch(), task * v["acc"])
         with b.loop(self.zero, v["acc"], lanes) as i:
             b.store(b.const(self.scalar, 0.0, lanes), self.at(sums, i))
         copy = self.own()
@@ -238,7 +239,7 @@ class _Winograd(Writer):
         """The parts of one channel, added in order and transformed: y[channel][output channel][tap]."""
         b, v, lanes = self.b, self.v, self.lanes
         channel = b.value("i64", 1, "%task")
-        sums = self.at(self.address(v["shared"]), channel * v["row"])
+        sums = self.at(b.scratch(), channel * v["row"])
         each = v["acc"] / b.const("i64", POINTS)
         y = self.at(self.operand("y"), channel * v["channels_out"] * 9)
         totals, taps = self.block(POINTS), self.block(9)

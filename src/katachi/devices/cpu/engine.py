@@ -1,117 +1,143 @@
-"""From the text of kernels to machine code in this process, each structure once."""
+"""Kernels by name in this process: found on disk or compiled, then loaded, each structure once."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Sequence
+import importlib
+import marshal
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import llvmlite
-import llvmlite.binding as llvm
+from katachi.devices.cpu import cache, image, machine
+from katachi.devices.cpu.codegen import Processor
+from katachi.kernels.target import Target
 
-from katachi.devices.cpu import cache
-from katachi.kernels.attention import Attend
-from katachi.kernels.convolution import Convolve
-from katachi.kernels.llvm_text import Target
-from katachi.kernels.loops import Code
-from katachi.kernels.matmul import Product, write_product
-from katachi.kernels.sort import Sort, write_sort
-from katachi.kernels.unpool import Unpool, write_unpool
-from katachi.kernels.winograd import Winograd
-from katachi.kernels.write_attention import write_attention
-from katachi.kernels.write_convolution import write_convolution
-from katachi.kernels.write_llvm import write_kernel
-from katachi.kernels.write_winograd import write_winograd
-
-# Kernels arrive with their vectors and hoisting done, so this little is as fast as -O3 and twice as quick.
-_PASSES = (
-    "sroa", "instruction_combine", "simplify_cfg", "new_gvn", "instruction_combine", "simplify_cfg",
-    "dead_code_elimination",
-)  # fmt: skip
-
-WRITERS: dict[type, Callable[[Any, str, Target, set[str]], str]] = {
-    Code: write_kernel, Product: write_product, Convolve: write_convolution, Winograd: write_winograd,
-    Attend: write_attention, Sort: write_sort, Unpool: write_unpool,
+# What writes the text of a kernel, by the kind of its key. Imported when something is to be written.
+WRITERS = {
+    "Code": ("write_llvm", "write_kernel"), "Product": ("matmul", "write_product"),
+    "Convolve": ("write_convolution", "write_convolution"), "Winograd": ("write_winograd", "write_winograd"),
+    "Attend": ("write_attention", "write_attention"), "Sort": ("sort", "write_sort"),
+    "Unpool": ("unpool", "write_unpool"),
 }  # fmt: skip
 
 
 class Engine:
-    """The compiler of this process. `compiled` counts the kernels it compiled, `loaded` those it found on disk."""
+    """`compiled` counts the kernels that were compiled, `loaded` those found on disk. With `images`, what is compiled
+    becomes code that needs no linker; otherwise LLVM links it in this process."""
 
-    def __init__(self) -> None:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        features = llvm.get_host_cpu_features()
-        triple, cpu = llvm.get_default_triple(), llvm.get_host_cpu_name()
-        self.machine = llvm.Target.from_triple(triple).create_target_machine(
-            cpu=cpu, features=features.flatten(), opt=1, jit=True
-        )
-        wide = features.get("avx512bw", False) and features.get("avx512vl", False)
-        arch = triple.split("-")[0]
-        bits = 512 if wide else 256 if features.get("avx2", False) else 128
-        self.target = Target(bits, wide, arch, features.get("f16c", False) or arch in ("aarch64", "arm64"))
-        self.compiled = self.loaded = 0
-        self._made_by = (llvmlite.__version__, triple, cpu, features.flatten(), cache.source_digest())
-        self._jit = llvm.create_lljit_compiler(self.machine)
-        self._builder = llvm.create_pass_builder(self.machine, llvm.create_pipeline_tuning_options(2))
-        self._addresses: dict[Any, int] = {}
-        self._keep: list[Any] = []  # resource trackers: without them the code goes away
-        self._numbers = itertools.count()
+    def __init__(self, images: bool) -> None:
+        self.images, self.compiled, self.loaded = images, 0, 0
+        self._compilers: Any = None
+        processor = self._processor()
+        wide = "avx512bw" in processor.has and "avx512vl" in processor.has
+        arch = processor.triple.split("-")[0]
+        bits = 512 if wide else 256 if "avx2" in processor.has else 128
+        self.target = Target(bits, wide, arch, "f16c" in processor.has or arch in ("aarch64", "arm64"))
+        self.made_by = (_llvm_version(), processor, images, cache.source_digest())
+        self._link = image.Loader().load if images else _Linker().load
+        self._addresses: dict[str, int] = {}
 
-    def addresses(self, keys: Sequence[Any]) -> list[int]:
-        """Where each kernel begins; those not known come from the disk or are compiled."""
-        wanted = [(type(key), key) for key in keys]  # keys are tuples: of two kinds, two may be equal
-        missing = [key for key in dict.fromkeys(wanted) if key not in self._addresses]
+    def names(self, keys: Sequence[Any]) -> list[str]:
+        """The kernels' names; those that are neither known nor on disk are compiled."""
+        by_name = {self._name(key): key for key in keys}
+        found = self._read([name for name in by_name if name not in self._addresses])
+        missing = [name for name in by_name if name not in self._addresses and name not in found]
+        self.loaded += len(found)
         if missing:
-            objects, names = [], []
-            for _, key in missing:
-                name = f"kernel_{self._digest(key)}"
-                data = cache.read(name)
-                if data is None:
-                    self.compiled += 1
-                    declared: set[str] = set()
-                    text = WRITERS[type(key)](key, name, self.target, declared)
-                    data = self._compile("\n".join([*sorted(declared), text]))
-                    cache.write(name, data)
-                else:
-                    self.loaded += 1
-                objects.append(data)
-                names.append(name)
-            self._addresses.update(zip(missing, self._link(objects, names), strict=True))
-        return [self._addresses[key] for key in wanted]
+            self.compiled += len(missing)
+            found.update(self._compile(self._write(by_name[name], name) for name in missing))
+        self._addresses.update(self._link(list(found.values())))
+        return [self._name(key) for key in keys]
+
+    def addresses(self, names: Sequence[str]) -> list[int] | None:
+        """Where each kernel begins; None if one of them is neither known nor on disk."""
+        new = [name for name in dict.fromkeys(names) if name not in self._addresses]
+        found = self._read(new)
+        if len(found) < len(new):
+            return None
+        self.loaded += len(found)
+        self._addresses.update(self._link(list(found.values())))
+        return [self._addresses[name] for name in names]
 
     def functions(self, text: str, names: Sequence[str]) -> list[int]:
         """The addresses of some functions of a module in LLVM's language."""
         name = f"module_{self._digest(text)}"
-        data = cache.read(name)
-        if data is None:
-            data = self._compile(text)
-            cache.write(name, data)
+        found = self._read([name])
+        if not found:
+            found = self._compile([(name, text)], names)
             cache.tidy()
-        return self._link([data], names)
+        addresses = self._link(list(found.values()))
+        return [addresses[name] for name in names]
 
-    def _digest(self, key: Any) -> str:
-        return hashlib.sha256(repr((self._made_by, self.target, type(key).__name__, key)).encode()).hexdigest()[:40]
+    def _name(self, key: Any) -> str:
+        return f"kernel_{self._digest((type(key).__name__, key))}"
 
-    def _compile(self, text: str) -> bytes:
-        module = llvm.parse_assembly(text)
-        module.verify()
-        passes = llvm.create_new_module_pass_manager()
-        for name in _PASSES:
-            getattr(passes, f"add_{name}_pass")()
-        passes.run(module, self._builder)
-        return self.machine.emit_object(module)
+    def _digest(self, what: Any) -> str:
+        return hashlib.sha256(repr((self.made_by, self.target, what)).encode()).hexdigest()[:40]
 
-    def _link(self, objects: Sequence[bytes], names: Sequence[str]) -> list[int]:
-        library = llvm.JITLibraryBuilder().add_current_process()
-        for data in objects:
-            library.add_object_img(data)
+    def _write(self, key: Any, name: str) -> tuple[str, str]:
+        module, function = WRITERS[type(key).__name__]
+        declared: set[str] = set()
+        text = getattr(importlib.import_module(f"katachi.kernels.{module}"), function)(key, name, self.target, declared)
+        return name, "\n".join([*sorted(declared), text])
+
+    def _read(self, names: Sequence[str]) -> dict[str, image.Image]:
+        """Those of them that are on disk."""
+        read = ((name, cache.read(name)) for name in names)
+        return {name: image.unpack(data) for name, data in read if data is not None}
+
+    def _compile(self, texts: Iterable[tuple[str, str]], entries: Sequence[str] = ()) -> dict[str, image.Image]:
+        """By name. `entries` are the functions in it, if not one by its own name."""
+        made = {}
+        for name, data in self._compiling().compile(texts).items():
+            unlinked = image.Image(data, 0, dict.fromkeys(entries or [name], 0), {})
+            made[name] = image.flatten(data) if self.images else unlinked
+            cache.write(name, made[name].pack())
+        return made
+
+    def _compiling(self) -> Any:
+        from katachi.devices.cpu.compilers import Compilers
+
+        self._compilers = self._compilers or Compilers(machine.cores() if self.images else 0)
+        return self._compilers
+
+    def _processor(self) -> Processor:
+        """What LLVM says of this machine, from the disk if it has been asked before."""
+        here = machine.processor()
+        name = f"machine_{hashlib.sha256(repr((here, _llvm_version())).encode()).hexdigest()[:40]}"
+        data = cache.read(name) if here else None
+        if data is None:
+            found = self._compiling().processor()
+            cache.write(name, marshal.dumps(tuple(found)))
+            return found
+        return Processor(*marshal.loads(data))
+
+
+class _Linker:
+    """LLVM's, in this process."""
+
+    def __init__(self) -> None:
+        import llvmlite.binding as llvm
+
+        self._library = llvm.JITLibraryBuilder
+        self._jit = llvm.create_lljit_compiler()
+        self._kept: list[Any] = []  # without its tracker code goes away
+
+    def load(self, images: Sequence[image.Image]) -> dict[str, int]:
+        """The addresses of all their functions."""
+        library, names = self._library().add_current_process(), [name for x in images for name in x.entries]
+        for each in images:
+            library.add_object_img(each.code)
         for name in names:
             library.export_symbol(name)
-        tracker = library.link(self._jit, f"library{next(self._numbers)}")
-        self._keep.append(tracker)
-        return [tracker[name] for name in names]
+        self._kept.append(library.link(self._jit, f"library{len(self._kept)}"))
+        return {name: self._kept[-1][name] for name in names}
+
+
+def _llvm_version() -> str:
+    import llvmlite  # without LLVM itself
+
+    return llvmlite.__version__
 
 
 _engine: Engine | None = None
@@ -121,5 +147,5 @@ def engine() -> Engine:
     """The one Engine, made on first use."""
     global _engine
     if _engine is None:
-        _engine = Engine()
+        _engine = Engine(image.possible())
     return _engine

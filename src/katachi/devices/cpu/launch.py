@@ -16,7 +16,7 @@ from katachi.graph.node import Node
 from katachi.kernels.attention import lower_attention
 from katachi.kernels.convolution import lower_convolution
 from katachi.kernels.in_order import lower_in_order
-from katachi.kernels.loops import Kernel
+from katachi.kernels.loops import Kernel, Steps
 from katachi.kernels.matmul import lower_matmul
 from katachi.kernels.nest import lower_loops
 from katachi.kernels.sort import lower_sort
@@ -25,7 +25,7 @@ from katachi.kernels.unpool import lower_unpool
 if TYPE_CHECKING:
     from katachi.compiler.fuse import Group
 
-TEMPLATES: dict[str, Callable[..., tuple[list[tuple[Any, list[int], int]], object]]] = {
+TEMPLATES: dict[str, Callable[..., Steps]] = {
     "matmul": lower_matmul,
     "convolution": lower_convolution,
     "attention": lower_attention,
@@ -99,17 +99,17 @@ def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
     """
     parts: list[tuple[Any, list[int], int, int]] = []  # key, parameters, tasks, flags
     checks: dict[int, tuple[tuple[Node, int], ...]] = {}
-    keep: list[Any] = []
+    scratch = 0
     threads = pool().threads
     written = False  # whether cells have been, before this part
     for i, group in enumerate(groups):
         if group.kind not in EXPRESSIONS:
             node = group.outputs[-1]
             made = group.outputs if group.kind == "attention" else node  # of the others there is one result
-            steps, scratch = TEMPLATES[group.kind](node, made, index, threads, engine().target)
+            steps = TEMPLATES[group.kind](node, made, index, threads, engine().target)
             late = (PROTECTED | COMMITTED) if written else 0
-            parts.extend((key, parameters, tasks, late) for key, parameters, tasks in steps)
-            keep.append(scratch)
+            parts.extend((key, parameters, tasks, late) for key, parameters, tasks in steps.kernels)
+            scratch = max(scratch, steps.scratch)
             continue
         these = group.nodes, group.inputs, group.outputs, index
         for kernel in lower_in_order(*these) if group.kind == "in order" else [lower_loops(*these, group.local)]:
@@ -122,20 +122,14 @@ def load(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Launch:
                     flags |= CHECKED
                 parts.append((kernel.code, kernel.parameters, tasks, flags))
 
-    addresses = engine().addresses([p[0] for p in parts])
+    addresses = engine().addresses(engine().names([p[0] for p in parts]))
+    assert addresses is not None
     flat = np.array([n for _, parameters, _, _ in parts for n in parameters] or [0], np.int64)
     at, rows = _address(flat), []
     for (_, parameters, tasks, flags), kernel_address in zip(parts, addresses, strict=True):
         rows += [kernel_address, at, tasks, flags]
         at += 8 * len(parameters)
-    return Launch(rows, checks, max(map(_bytes, keep), default=0), (flat, keep))
-
-
-def _bytes(memory: Any) -> int:
-    """Of what a template keeps: nothing, an array or several."""
-    if isinstance(memory, np.ndarray):
-        return memory.nbytes
-    return sum(map(_bytes, memory)) if memory else 0
+    return Launch(rows, checks, scratch, flat)
 
 
 def _address(array: np.ndarray[Any, Any]) -> int:

@@ -15,6 +15,7 @@ import sys
 import threading
 
 from katachi.devices.cpu.engine import engine
+from katachi.devices.cpu.machine import cores
 
 # A row's flags. The first row that writes to a cell is protected, the rows behind it are committed as well.
 CHECKED = 1  # the kernel may report a failure
@@ -282,9 +283,7 @@ def thread_count() -> int:
     asked = os.environ.get("KATACHI_THREADS")
     if asked:
         return max(int(asked), 1)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return cores()
 
 
 class Pool:
