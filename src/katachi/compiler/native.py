@@ -14,7 +14,7 @@ from katachi.compiler.fuse import Group, fuse
 from katachi.compiler.order import overwriting
 from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Launched, Step, Stub, last_uses, located, nbytes, within_limit
-from katachi.devices.memory import Buffer, Usage, allocate, arena
+from katachi.devices.memory import Buffer, Usage, allocate, arena, release
 from katachi.errors import IndexBoundsError
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.node import Node, toposort
@@ -32,6 +32,7 @@ FORMATS: dict[str, Any] = {
 CELL = 8  # bytes a host number has in memory
 
 
+SETTLED = 2  # runs, after which a program's buffers come back to it
 BESIDE = 0.1  # seconds: a longer program runs in a thread of its own, so that Ctrl-C is heard
 
 
@@ -95,6 +96,7 @@ class NativeProgram:
         self.arena_base = 0
         self._lay_out_numbers([n for n in leaves if n.attrs["scalar"]], index)
         before = engine().compiled
+        self.runs = 0
         self.given: dict[int, Buffer] = {}  # while a run is prepared
         self.stretches = self._load(groups, index, in_place)
         scratch = max((part.scratch for part in self.stretches if not isinstance(part, Step)), default=0)
@@ -165,6 +167,9 @@ class NativeProgram:
         takes its memory."""
         if Usage.limit is not None:
             within_limit(self.plan, self._new_bytes(inputs, holders), [v for g in self.groups for v in g.outputs])
+        if self.runs < SETTLED:  # what others left is of no use to it, and what its first run leaves of little
+            self.runs += 1
+            release()
         rows = self.rows
         given: dict[int, Buffer] = {}
         for row, k in self.uses:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,9 @@ from katachi.graph.site import describe, frames
 Array = np.ndarray[Any, Any]
 
 ALIGNMENT = 64
+_PAGES = 1 << 18  # bytes: larger blocks are pages of their own
+_HUGE = 1 << 22  # and these are large ones
+_PRIVATE: Any = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 _KEEP_BYTES = 1 << 28  # of freed blocks, so that a loop's buffers come back warm
 
 
@@ -62,7 +67,13 @@ def _fresh(size: int) -> Array:
     limit = Usage.limit  # read once: another thread may lift it
     if limit is not None and Usage.live + kept() + size > limit:
         release()
-    return np.empty(size, np.uint8)
+    if size < _PAGES:
+        return np.empty(size, np.uint8)
+    memory = mmap.mmap(-1, size, **_PRIVATE)  # the C library would not always give it back
+    if size >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 class Buffer:
