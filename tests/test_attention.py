@@ -121,7 +121,6 @@ def test_more_axes_than_the_template_has_loops() -> None:
 @pytest.mark.parametrize("bits", [128, 256])
 def test_narrow_targets_without_masks(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine(), "target", engine().target._replace(bits=bits, masks=False))
-    monkeypatch.setattr(engine(), "_addresses", {})
     for t, s, e, f, dtype in ((70, 70, 20, 33, float32), (33, 140, 16, 8, float64)):
         rng, feeds = np.random.default_rng(0), Feeds()
         q, k, v, g = operands(feeds, rng, (2,), t, s, e, f, dtype)

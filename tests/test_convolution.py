@@ -282,7 +282,6 @@ def test_nan_and_infinity_are_not_lost(channels: int) -> None:
 def test_narrow_targets_without_masks(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that machines without masked vectors get, run on this one."""
     monkeypatch.setattr(engine(), "target", engine().target._replace(bits=bits, masks=False))
-    monkeypatch.setattr(engine(), "_addresses", {})
     for size in ((3, 5, 9), (2, 33, 14)):
         outputs, feeds = sizes_of_a_layer(*size)
         near(outputs, feeds)

@@ -18,6 +18,7 @@ from katachi.devices.cpu import launch as launch_module
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.launch import load
 from katachi.devices.cpu.pool import Pool
+from katachi.devices.cpu.tasks import kernels_of
 from katachi.devices.reference import REFERENCE
 from katachi.errors import IndexBoundsError
 from katachi.graph.dtypes import (
@@ -37,6 +38,7 @@ from katachi.graph.dtypes import (
 )  # fmt: skip
 from katachi.graph.node import Node, aval, toposort
 from katachi.graph.primitives import constant, input_node, make
+from katachi.kernels.loops import SCRATCH
 from katachi.kernels.lower import LOWERING, lowerable
 from katachi.kernels.polynomials import ULPS
 
@@ -70,7 +72,7 @@ def groups_of(outputs: Sequence[Node]) -> list[Group]:
 def compiled(outputs: Sequence[Node], feeds: Feeds) -> list[Array]:
     """Values of the outputs by generated code. Every buffer is surrounded by bytes that must survive."""
     groups = groups_of(outputs)
-    index: dict[Node, int] = {}
+    index: dict[Node, int] = {}  # row of the table
     blocks: list[tuple[Array, Array]] = []
 
     def place(node: Node, array: Array | None) -> None:
@@ -80,7 +82,7 @@ def compiled(outputs: Sequence[Node], feeds: Feeds) -> list[Array]:
         view = block[skip : skip + size].view(node.dtype.numpy).reshape(node.shape)
         if array is not None:
             view[...] = array
-        index[node] = len(blocks)
+        index[node] = SCRATCH + 1 + len(blocks)
         blocks.append((block, view))
 
     for node, array in feeds.items():
@@ -89,14 +91,21 @@ def compiled(outputs: Sequence[Node], feeds: Feeds) -> list[Array]:
         assert group.kind != "reference", group
         for node in group.outputs:
             place(node, None)
-    table = np.array([view.ctypes.data if view.size else 8 for _, view in blocks], np.int64)
-    load(groups, index, len(groups))(table.ctypes.data)
+    launch = load(kernels_of(groups, index, len(groups)))
+    assert launch
+    scratch = np.full(launch.scratch + 128, 0xA5, np.uint8)
+    start = -scratch.ctypes.data % 64
+    table = np.array([scratch.ctypes.data + start, *(v.ctypes.data if v.size else 8 for _, v in blocks)], np.int64)
+    launch(table.ctypes.data)
+    assert (scratch[:start] == 0xA5).all() and (scratch[start + launch.scratch :] == 0xA5).all(), (
+        "beyond scratch memory"
+    )
     for (block, view), node in zip(blocks, index, strict=True):
         start = view.ctypes.data - block.ctypes.data if view.size else 0
         assert (block[:start] == 0xA5).all() and (block[start + view.nbytes :] == 0xA5).all(), f"{node} written outside"
     for node, array in feeds.items():
-        assert blocks[index[node]][1].tobytes() == array.tobytes(), f"{node} changed"
-    return [blocks[index[o]][1].copy() for o in outputs]
+        assert blocks[index[node] - SCRATCH - 1][1].tobytes() == array.tobytes(), f"{node} changed"
+    return [blocks[index[o] - SCRATCH - 1][1].copy() for o in outputs]
 
 
 def expected(outputs: Sequence[Node], feeds: Feeds) -> list[Array]:
@@ -508,7 +517,6 @@ def test_many_tasks_give_the_same_bits() -> None:
 def test_narrow_targets_without_masks(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that machines without masked vectors get, run on this one."""
     monkeypatch.setattr(engine(), "target", engine().target._replace(bits=bits, masks=False))
-    monkeypatch.setattr(engine(), "_addresses", {})
     for primitive, dtype in [
         ("erf", float32),
         ("power", float32),

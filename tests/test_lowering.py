@@ -315,7 +315,6 @@ def test_powers_of_integers(dtype: DType) -> None:
 
 def test_narrow_targets_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine(), "target", engine().target._replace(bits=128, masks=False, halves=False))
-    monkeypatch.setattr(engine(), "_addresses", {})
     test_scatter_goes_through_its_positions_in_order(float32, "add")
     test_accumulations_on_the_way("sum", float32)
     test_accumulations_on_the_way("max", int8)

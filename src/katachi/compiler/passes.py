@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from katachi.compiler import products
 from katachi.compiler.simplify import simpler
+from katachi.errors import GradientError
 from katachi.graph.attention import FIRST_MASK, composed
 from katachi.graph.dtypes import bfloat16, float16, float32
 from katachi.graph.node import Node, toposort
@@ -110,12 +111,17 @@ PASSES: list[tuple[str, Callable[[Outputs], list[Node]]]] = [
 
 
 def optimise(outputs: Outputs, check: bool = False) -> list[Node]:
-    """All passes in order; with `check`, each result is verified."""
+    """All passes in order; with `check`, each result is verified. Raises GradientError for a gradient that is not of
+    the graph."""
     result = list(outputs)
     for name, run in PASSES:
         result = run(result)
         if check:
             verify(result, name)
+    nodes = toposort(result)
+    assert not any(isinstance(n.group, tuple) for n in nodes), "a tape's copy carries structure, never a value"
+    if any(n.primitive == "input" and n.attrs["slot"] < 0 for n in nodes):
+        raise GradientError("custom_gradient: the gradient function looked at a value; it may only compute with them")
     return result
 
 

@@ -6,7 +6,7 @@ fits, else the arena grows. Inputs and outputs live outside.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 64
@@ -17,7 +17,7 @@ class Plan:
     """`offsets` in bytes by temporary; `arena` is the size that holds them; `output` the bytes handed out beside it;
     `scratch` what templates pack into, which all programs share."""
 
-    offsets: dict[Hashable, int]
+    offsets: dict[int, int]
     arena: int
     output: int
     scratch: int = 0
@@ -29,11 +29,14 @@ class Plan:
 
 
 def plan(
-    made: Sequence[Sequence[Hashable]], last_used: Sequence[Sequence[Hashable]], size: dict, outputs: dict
+    made: Sequence[Sequence[int]],
+    last_used: Sequence[Sequence[int]],
+    size: Mapping[int, int],
+    outputs: Mapping[int, int],
 ) -> Plan:
     """Step i makes `made[i]` and is the last to use `last_used[i]`; `size[v]` in bytes; `outputs[v]` likewise."""
     holes: list[tuple[int, int]] = []  # (start, length), ascending, never adjacent
-    offsets: dict[Hashable, int] = {}
+    offsets: dict[int, int] = {}
     end = 0
     for new, dead in zip(made, last_used, strict=True):
         for v in new:

@@ -4,18 +4,18 @@ device."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from katachi.compiler.native import NativeProgram
-from katachi.compiler.passes import optimise
 from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Launched, Step, Stub, last_uses, nbytes, within_limit
 from katachi.devices.memory import Buffer, Usage, allocate
-from katachi.errors import GradientError
 from katachi.graph.node import Node, toposort
 from katachi.graph.sizes import count
+
+if TYPE_CHECKING:
+    from katachi.compiler.native import NativeProgram
 
 
 class ReferenceProgram:
@@ -63,7 +63,7 @@ class ReferenceProgram:
         given = {row: inputs[k] for row, k in self.uses}
         if Usage.limit is not None:
             new = sum(count(shape) * dtype.itemsize for row, (shape, dtype) in self.kinds if row not in given)
-            within_limit(self.plan, new, [step.node for step in self.steps])
+            within_limit(self.plan, new, lambda: [step.node for step in self.steps])
         self.made = {row: allocate(*kind) for row, kind in self.kinds if row not in given}
         given.update(self.made)
         self.inputs, self.given, self.done = inputs, numbers, False
@@ -101,11 +101,11 @@ def build(outputs: Sequence[Node], replaces: Mapping[int, int] | None = None) ->
     """The program that computes `outputs` from the input nodes they reach, on the devices that the nodes name.
 
     `replaces`: outputs that are a cell's new value, and the inputs that are its old one."""
-    outputs = optimise(outputs)
     nodes = toposort(outputs)
-    assert not any(isinstance(n.group, tuple) for n in nodes), "a tape's copy carries structure, never a value"
-    if any(n.primitive == "input" and n.attrs["slot"] < 0 for n in nodes):
-        raise GradientError("custom_gradient: the gradient function looked at a value; it may only compute with them")
-    if all(n.device == "reference" for n in nodes):
-        return ReferenceProgram(outputs)
-    return NativeProgram(outputs, replaces or {})
+    if any(n.device != "reference" for n in nodes):
+        from katachi.compiler.native import NativeProgram
+
+        return NativeProgram(outputs, replaces or {})
+    from katachi.compiler.passes import optimise
+
+    return ReferenceProgram(optimise(outputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -51,12 +51,12 @@ def operation(node: Node) -> str:
     return group.name if isinstance(group, Group) else node.primitive
 
 
-def within_limit(plan: Plan, results: int, made: Iterable[Node]) -> None:
+def within_limit(plan: Plan, results: int, made: Callable[[], Iterable[Node]]) -> None:
     """Raises MemoryLimitError if a program with this plan, whose results take so many bytes of new memory, exceeds
     the limit. It is called under a limit only, before anything is allocated or written."""
 
     def what() -> str:
-        largest = max(made, key=nbytes, default=None)
+        largest = max(made(), key=nbytes, default=None)
         text = (
             f"the program needs {asked:,} B ({plan.arena:,} B of temporaries, {plan.scratch:,} B of scratch memory, "
             f"{results:,} B of results"

@@ -1,4 +1,4 @@
-"""Machine code on disk: files named by what they were made from, in the user's cache folder.
+"""Machine code and plans on disk: files named by what they were made from, in the user's cache folder.
 
 Several processes may share it: a file appears whole or not at all. One that is damaged counts as missing. A folder that
 cannot be written to costs only time. `KATACHI_CACHE` names another folder; set to "off" there is none.
@@ -80,10 +80,10 @@ def tidy() -> None:
 
 
 def source_digest() -> str:
-    """Of the code that writes kernels: what other code wrote is not what this code would write."""
-    here = Path(__file__).resolve().parent
-    digest = hashlib.sha256()
-    for room in (here, here.parent.parent / "kernels"):
-        for path in sorted(room.glob("*.py")):
+    """Of the code that makes programs and kernels: what other code wrote is not what this code would write."""
+    katachi = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256(sys.implementation.cache_tag.encode())
+    for room in ("graph", "kernels", "compiler", "devices/cpu"):
+        for path in sorted((katachi / room).glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

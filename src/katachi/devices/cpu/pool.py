@@ -17,10 +17,6 @@ import threading
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.machine import cores
 
-# A row's flags. The first row that writes to a cell is protected, the rows behind it are committed as well.
-CHECKED = 1  # the kernel may report a failure
-PROTECTED = 2  # once it has begun, no task of it is left out
-COMMITTED = 4  # it runs, whoever wants to stop: cells have been written to
 STOPPED = -2  # what `run` gives when it was asked to stop before anything was written
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _SPINS = 20_000

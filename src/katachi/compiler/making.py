@@ -1,0 +1,116 @@
+"""How a graph becomes a recipe: values get rows, groups get kernels, temporaries get places in the arena."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from katachi.compiler.fuse import Group, fuse
+from katachi.compiler.order import overwriting
+from katachi.compiler.passes import optimise
+from katachi.compiler.plan import plan
+from katachi.compiler.recipe import Cell, Recipe, Value
+from katachi.compiler.steps import Step, last_uses, nbytes
+from katachi.devices.cpu.launch import Kernels
+from katachi.devices.cpu.pool import pool
+from katachi.devices.cpu.tasks import kernels_of
+from katachi.graph.attention import FIRST_MASK
+from katachi.graph.node import Node, toposort
+from katachi.graph.sizes import count
+from katachi.kernels.loops import SCRATCH
+from katachi.kernels.lower import lowerable
+from katachi.kernels.nest import row_steps
+
+
+def grouped(outputs: Sequence[Node], replaces: Mapping[int, int]) -> tuple[list[Node], list[Group], set[Node]]:
+    """The outputs after the passes; the groups that compute them, in order; which outputs take a cell's memory."""
+    outputs = optimise(outputs)
+    nodes = toposort(outputs)
+    groups = fuse(nodes, outputs, lambda n: n.device == "cpu" and lowerable(n))
+    entered = {n.attrs["slot"]: n for n in nodes if n.primitive == "input" and not n.attrs["scalar"]}
+    candidates = {outputs[i]: entered.get(k) for i, k in replaces.items() if outputs.count(outputs[i]) == 1}
+    return outputs, *overwriting(groups, candidates)
+
+
+def make(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Recipe:
+    """For the program that computes `outputs`, of which some replace inputs."""
+    outputs, groups, in_place = grouped(outputs, replaces)
+    leaves = [n for n in toposort(outputs) if n.primitive == "input"]
+    entered = {n.attrs["slot"] for n in leaves if not n.attrs["scalar"]}
+    values = dict.fromkeys([*leaves, *[v for g in groups for v in g.outputs], *outputs])
+    index = {n: i for i, n in enumerate(values, SCRATCH + 1)}
+
+    def value(n: Node) -> Value:
+        return Value(index[n], n.shape, n.dtype.name)
+
+    made_here = {v for g in groups for v in g.outputs}
+    fresh = [n for n in dict.fromkeys(outputs) if n in made_here and n not in in_place]
+    # the program's own references: `inputs`, a variable, an argument, and `given` if the value is read
+    cells = [
+        Cell(value(outputs[i]), k, place, 4 if k in entered else 3)
+        for place, (i, k) in enumerate(replaces.items())
+        if outputs[i] in in_place
+    ]
+    keep = {index[n] for n in outputs}
+    reads = [[index[x] for x in g.inputs if x in index] for g in groups]
+    made = [[index[v] for v in g.outputs] for g in groups]
+    size = {i: nbytes(n) for n, i in index.items()}
+    for g in groups:
+        size.update({index[v]: row_steps(v, g.nodes)[-1] * v.dtype.itemsize * pool().threads for v in g.local})
+    temporary = [[r for r in rows if r not in keep] for rows in made]
+    kept = {r: size[r] for r in keep - {cell.value.row for cell in cells}}
+    planned = plan(temporary, last_uses(reads, made, keep), size, kept)
+    steps = [n for g in groups if g.kind == "reference" for n in (g.nodes[0], *g.nodes[0].inputs)]
+    return Recipe(
+        rows=SCRATCH + 1 + len(index),
+        uses=tuple((index[n], n.attrs["slot"]) for n in leaves if not n.attrs["scalar"]),
+        numbers=tuple((index[n], n.attrs["slot"], n.dtype.name) for n in leaves if n.attrs["scalar"]),
+        fresh=tuple(map(value, fresh)),
+        in_place=tuple(cells),
+        plain=tuple(
+            (value(n), n.attrs["value"]) for n in dict.fromkeys(outputs) if n not in made_here and n not in leaves
+        ),
+        results=tuple(index[n] for n in outputs),
+        parts=tuple(_parts(groups, index, in_place)),
+        touched=tuple(value(n) for n in dict.fromkeys(steps) if n in index),
+        offsets=tuple(planned.offsets.items()),
+        arena=planned.arena,
+        output=planned.output,
+        seconds=_seconds(groups),
+        kinds=tuple(g.kind for g in groups),
+    )
+
+
+def _parts(groups: list[Group], index: dict[Node, int], in_place: set[Node]) -> list[Kernels | Step]:
+    parts: list[Kernels | Step] = []
+    run: list[Group] = []
+    for group in [*groups, None]:
+        if group is not None and group.kind != "reference":
+            run.append(group)
+            continue
+        if run:
+            firm = next((i for i, g in enumerate(run) if in_place.intersection(g.outputs)), len(run))
+            parts.append(kernels_of(run, index, firm))
+            run = []
+        if group is not None:
+            (node,) = group.nodes
+            parts.append(Step(node, tuple(index[x] for x in node.inputs), index[node], ()))
+    return parts
+
+
+def _seconds(groups: Sequence[Group]) -> float:
+    """Roughly, and rather too much: how long the groups take on a slow machine."""
+    moved = sum(nbytes(n) for g in groups for n in (*g.inputs, *g.outputs))
+    products = [n for g in groups if g.kind not in ("loops", "in order") for n in g.outputs]
+    return sum(map(_operations, products)) / 5e10 + moved / 5e9
+
+
+def _operations(node: Node) -> float:
+    """Of a matrix product, a convolution or attention; or as many as take the time of a sort."""
+    if node.primitive == "sort":
+        return 2500.0 * count(node.shape)
+    if node.primitive in FIRST_MASK:
+        return 4.0 * count(node.inputs[0].shape) * node.inputs[1].shape[-2]
+    if node.primitive == "dot_general":
+        axes, _ = node.attrs["contract"]
+        return 2.0 * count(node.shape) * count(tuple(node.inputs[0].shape[i] for i in axes))
+    return 2.0 * count(node.shape) * count(node.inputs[1].shape[1:]) if len(node.inputs) > 1 else 0.0
