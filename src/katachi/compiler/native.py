@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from sys import getrefcount
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from katachi.graph.dtypes import as_dtype
 from katachi.graph.node import Node
 from katachi.graph.sizes import count
 from katachi.kernels.loops import SCRATCH
+
+if TYPE_CHECKING:
+    from katachi.compiler.fuse import Group
 
 FORMATS: dict[str, Any] = {
     "float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?",
@@ -80,7 +83,8 @@ class NativeProgram:
             text += f"; on the reference device, for want of a lowering: {', '.join(sorted(set(self.reference_steps)))}"
         return text
 
-    def _groups(self) -> list[Any]:
+    @property
+    def groups(self) -> list[Group]:
         """Made again where somebody asks: a program from the disk never made them."""
         from katachi.compiler.making import grouped
 
@@ -89,7 +93,7 @@ class NativeProgram:
     def launches(self) -> list[Launched]:
         """What runs, in order."""
         return [
-            Launched(g.kind, g.nodes, g.inputs, tuple(v for v in g.outputs if v not in g.local)) for g in self._groups()
+            Launched(g.kind, g.nodes, g.inputs, tuple(v for v in g.outputs if v not in g.local)) for g in self.groups
         ]
 
     def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
@@ -105,7 +109,7 @@ class NativeProgram:
         takes its memory."""
         if Usage.limit is not None:
             within_limit(
-                self.plan, self._new_bytes(inputs, holders), lambda: [v for g in self._groups() for v in g.outputs]
+                self.plan, self._new_bytes(inputs, holders), lambda: [v for g in self.groups for v in g.outputs]
             )
         if self.runs < SETTLED:  # what others left is of no use to it, and what its first run leaves of little
             self.runs += 1

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-MOST_BYTES = 1 << 28  # beyond this, what was used longest ago goes
+MOST_BYTES, MOST_FILES = 1 << 28, 1 << 13  # beyond these, what was written longest ago goes
 _DIGEST = 32
 
 
@@ -70,13 +70,13 @@ def tidy() -> None:
         return
     with contextlib.suppress(OSError):
         files = [(entry.stat(), entry.path) for entry in os.scandir(place) if entry.is_file()]
-        total = sum(stat.st_size for stat, _ in files)
+        total, many = sum(stat.st_size for stat, _ in files), len(files)
         for stat, path in sorted(files, key=lambda f: f[0].st_mtime):
-            if total <= MOST_BYTES:
+            if total <= MOST_BYTES and many <= MOST_FILES:
                 break
             with contextlib.suppress(OSError):
                 os.unlink(path)
-                total -= stat.st_size
+                total, many = total - stat.st_size, many - 1
 
 
 def source_digest() -> str:

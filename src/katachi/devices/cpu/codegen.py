@@ -1,5 +1,6 @@
 """LLVM, which makes objects of text. It takes 90 MB and a while to load, so a process that trains does not: it starts
-this file as a process of its own (`compilers.py`), which ends when it is not asked anything any more.
+this file as a process of its own (`compilers.py`), which ends when it is not asked anything any more. Where that is not
+possible, its classes serve in the process itself.
 
     python -I -S codegen.py FOLDER_OF_LLVMLITE
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import marshal
 import select
 import sys
+from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
 IDLE = 5.0  # seconds without a question, after which it ends
@@ -66,6 +68,28 @@ class Codegen:
             getattr(passes, f"add_{name}_pass")()
         passes.run(module, self._builder)
         return self.machine.emit_object(module)
+
+
+class Linker:
+    """LLVM's own, for code of this process."""
+
+    def __init__(self) -> None:
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self._library, self._jit = llvm.JITLibraryBuilder, llvm.create_lljit_compiler()
+        self._kept: list[Any] = []  # without its tracker code goes away
+
+    def load(self, images: Sequence[Any]) -> dict[str, int]:
+        """The addresses of the functions of objects: `code` with the names `entries`."""
+        library, names = self._library().add_current_process(), [name for x in images for name in x.entries]
+        for each in images:
+            library.add_object_img(each.code)
+        for name in names:
+            library.export_symbol(name)
+        self._kept.append(library.link(self._jit, f"library{len(self._kept)}"))
+        return {name: self._kept[-1][name] for name in names}
 
 
 def send(pipe: IO[bytes], what: Any) -> None:

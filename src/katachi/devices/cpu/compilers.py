@@ -89,7 +89,7 @@ class Here:
 
 
 class Compilers:
-    """As many as cores, each when there is something for it to do."""
+    """At most so many, each started when there is something for it to do; with none, LLVM works in this process."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -133,7 +133,7 @@ class Compilers:
         try:
             for i, task in enumerate(texts):
                 waiting.put(task)
-                if i >= EACH * len(workers) and len(workers) < self.most:
+                if i >= EACH * len(workers) and len(workers) < max(self.most, 1):
                     workers.append(threading.Thread(target=work, name="katachi-compile", daemon=True))
                     workers[-1].start()
             for _ in workers:

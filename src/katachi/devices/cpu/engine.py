@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from katachi.devices.cpu import cache, image, machine
-from katachi.devices.cpu.codegen import Processor
+from katachi.devices.cpu.codegen import Linker, Processor
 from katachi.kernels.target import Target
+
+_MOST_COMPILERS = 8  # each takes 100 MB while it works
 
 # What writes the text of a kernel, by the kind of its key. Imported when something is to be written.
 WRITERS = {
@@ -34,7 +36,7 @@ class Engine:
         bits = 512 if wide else 256 if "avx2" in processor.has else 128
         self.target = Target(bits, wide, arch, "f16c" in processor.has or arch in ("aarch64", "arm64"))
         self.made_by = (_llvm_version(), processor, images, cache.source_digest())
-        self._link = image.Loader().load if images else _Linker().load
+        self._link = image.load if images else Linker().load
         self._addresses: dict[str, int] = {}
 
     def names(self, keys: Sequence[Any]) -> list[str]:
@@ -98,7 +100,7 @@ class Engine:
     def _compiling(self) -> Any:
         from katachi.devices.cpu.compilers import Compilers
 
-        self._compilers = self._compilers or Compilers(machine.cores() if self.images else 0)
+        self._compilers = self._compilers or Compilers(min(machine.cores(), _MOST_COMPILERS) if self.images else 0)
         return self._compilers
 
     def _processor(self) -> Processor:
@@ -111,27 +113,6 @@ class Engine:
             cache.write(name, marshal.dumps(tuple(found)))
             return found
         return Processor(*marshal.loads(data))
-
-
-class _Linker:
-    """LLVM's, in this process."""
-
-    def __init__(self) -> None:
-        import llvmlite.binding as llvm
-
-        self._library = llvm.JITLibraryBuilder
-        self._jit = llvm.create_lljit_compiler()
-        self._kept: list[Any] = []  # without its tracker code goes away
-
-    def load(self, images: Sequence[image.Image]) -> dict[str, int]:
-        """The addresses of all their functions."""
-        library, names = self._library().add_current_process(), [name for x in images for name in x.entries]
-        for each in images:
-            library.add_object_img(each.code)
-        for name in names:
-            library.export_symbol(name)
-        self._kept.append(library.link(self._jit, f"library{len(self._kept)}"))
-        return {name: self._kept[-1][name] for name in names}
 
 
 def _llvm_version() -> str:

@@ -104,7 +104,7 @@ def flatten(elf: bytes) -> Image:
             if s.type != _NO_BITS:
                 raise ValueError("data that is not zero")
             data += -data % max(s.alignment, 1)
-            at[i] = -(-len(code) // PAGE) * PAGE + data
+            at[i] = _up(len(code), PAGE) + data
             data += s.size
     for base, place, info, addend in relocations:
         _, _, _, section, value, _ = symbols[info >> 32]
@@ -120,48 +120,40 @@ def flatten(elf: bytes) -> Image:
     return Image(bytes(code), data, entries, outside)
 
 
-class Loader:
-    """What this process has loaded; it stays until the process ends."""
+_kept: list[mmap.mmap] = []  # what is loaded stays until the process ends
 
-    def __init__(self) -> None:
-        self._kept: list[mmap.mmap] = []
-        self._library = ctypes.CDLL(None, use_errno=True)
 
-    def load(self, images: Sequence[Image]) -> dict[str, int]:
-        """The addresses of all their functions."""
-        starts, end = [], 0
-        for image in images:
-            end = -(-end // PAGE) * PAGE if image.data else -(-end // _LINE) * _LINE
-            starts.append(end)
-            end += len(image.code)
-            if image.data:
-                end = -(-(-(-end // PAGE) * PAGE + image.data) // PAGE) * PAGE
-        if not end:
-            return {}
-        memory = mmap.mmap(-1, end, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._kept.append(memory)
-        base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        addresses = {}
-        for image, start in zip(images, starts, strict=True):
-            memory[start : start + len(image.code)] = image.code
-            for name, place in image.outside.items():
-                function = ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value
-                struct.pack_into("<Q", memory, start + place, function)
-            addresses.update({name: base + start + place for name, place in image.entries.items()})
-        self._protect(base, images, starts, end)
-        return addresses
+def load(images: Sequence[Image]) -> dict[str, int]:
+    """The addresses of all their functions. Raises OSError if the system does not let memory become code."""
+    starts, end = [], 0
+    for image in images:
+        end = _up(end, PAGE if image.data else _LINE)
+        starts.append(end)
+        end += len(image.code)
+        if image.data:
+            end = _up(_up(end, PAGE) + image.data, PAGE)
+    if not end:
+        return {}
+    memory = mmap.mmap(-1, end, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
+    _kept.append(memory)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    library, addresses = ctypes.CDLL(None, use_errno=True), {}
+    written = [0]  # where pages begin and end that are written to, in turn
+    for image, start in zip(images, starts, strict=True):
+        memory[start : start + len(image.code)] = image.code
+        for name, place in image.outside.items():
+            function = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            struct.pack_into("<Q", memory, start + place, function)
+        addresses.update({name: base + start + place for name, place in image.entries.items()})
+        if image.data:
+            first = _up(start + len(image.code), PAGE)
+            written += [first, _up(first + image.data, PAGE)]
+    for first, last in zip(written[::2], [*written[1::2], end], strict=True):  # all else is run, and nothing is both
+        run = ctypes.c_void_p(base + first), ctypes.c_size_t(last - first), mmap.PROT_READ | mmap.PROT_EXEC
+        if last > first and library.mprotect(*run):
+            raise OSError(ctypes.get_errno(), "the system does not let memory become code (mprotect)")
+    return addresses
 
-    def _protect(self, base: int, images: Sequence[Image], starts: Sequence[int], end: int) -> None:
-        """Lets run all that is not written to, and never both."""
-        runs, at = [], 0
-        for image, start in zip(images, starts, strict=True):
-            if image.data:
-                behind = -(-(start + len(image.code)) // PAGE) * PAGE
-                runs.append((at, behind))
-                at = -(-(behind + image.data) // PAGE) * PAGE
-        for first, last in [*runs, (at, end)]:
-            if last > first and self._library.mprotect(
-                ctypes.c_void_p(base + first), ctypes.c_size_t(last - first), mmap.PROT_READ | mmap.PROT_EXEC
-            ):
-                number = ctypes.get_errno()
-                raise OSError(number, "the system does not let memory become code (mprotect)")
+
+def _up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
