@@ -37,14 +37,14 @@ def peak(device: str, look: bool, activation: type[nn.Module]) -> tuple[int, flo
         return told.peak_bytes, told.result
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
-def test_the_printing_loop_takes_at_most_a_third_more(activation: type[nn.Module]) -> None:
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh])
+def test_the_printing_loop_takes_at_most_a_tenth_more(activation: type[nn.Module]) -> None:
     device = "cpu"  # the reference takes minutes for this size; its plan is the same planner's
     silent, a = peak(device, False, activation)
     printing, b = peak(device, True, activation)
     assert silent > 100e6
     assert a == pytest.approx(b, rel=1e-5)
-    assert printing <= 1.3 * silent, (printing / silent, printing, silent)
+    assert printing <= 1.1 * silent, (printing / silent, printing, silent)
 
 
 def checkpointed(remember: bool, look: bool) -> tuple[int, list[Any]]:

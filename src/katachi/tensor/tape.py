@@ -195,6 +195,7 @@ def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
     return asked, asking, set(ct)
 
 
+DEAR = frozenset(("exponential", "tanh", "erf", "log", "power", "logistic", "sine", "cosine"))  # of one element each
 CHEAP = frozenset(
     [
         "broadcast_in_dim",
@@ -224,7 +225,7 @@ CHEAP = frozenset(
 
 def _cheaper(asked: set[Node]) -> set[Node]:
     """What to keep so that the values asked for can be had without much work: instead of a value that is cheap to
-    compute again its inputs, where those are kept anyway or take no more memory."""
+    compute again its inputs, where those are kept anyway or take no more memory; of a dear value where they are."""
     heap = [(-n.serial, n) for n in asked]
     heapq.heapify(heap)
     wanted, kept = set(asked), set()
@@ -233,13 +234,27 @@ def _cheaper(asked: set[Node]) -> set[Node]:
         if node.primitive == "input":
             continue  # kept in any case
         more = {x for x in node.inputs if x.primitive != "input" and x not in wanted}
-        if node.primitive in CHEAP and sum(map(_weight, more)) <= nbytes(node):
+        again = node.primitive in CHEAP and sum(map(_weight, more)) <= nbytes(node)
+        if again or (node.primitive in DEAR and _within(node, wanted)):
             wanted |= more
             for x in more:
                 heapq.heappush(heap, (-x.serial, x))
         else:
             kept.add(node)
     return kept
+
+
+def _within(node: Node, wanted: set[Node]) -> bool:
+    """Whether cheap work leads from values wanted anyway to the node's operands."""
+    stack = list(node.inputs)
+    while stack:
+        x = stack.pop()
+        if x in wanted or not _weight(x):
+            continue
+        if x.primitive not in CHEAP:
+            return False
+        stack += x.inputs
+    return True
 
 
 def _weight(node: Node) -> int:

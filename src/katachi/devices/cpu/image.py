@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import marshal
 import mmap
+import os
 import struct
 import sys
 from collections.abc import Sequence
@@ -44,9 +45,7 @@ def unpack(data: bytes) -> Image:
 
 def possible() -> bool:
     """Whether this process can run images."""
-    import platform
-
-    return sys.platform.startswith("linux") and platform.machine() == "x86_64" and sys.maxsize > 2**32
+    return sys.platform.startswith("linux") and os.uname().machine == "x86_64" and sys.maxsize > 2**32
 
 
 class _Section(NamedTuple):
