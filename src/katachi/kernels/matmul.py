@@ -19,7 +19,8 @@ from katachi.kernels.target import Target
 
 K_BLOCK = 512
 OUTER = 4  # loops around a matrix product: batch axes and free axes that do not melt into one
-ALONE = 40**3  # multiplications: below, one thread is faster
+ALONE = 60**3  # multiplications: below, one thread is faster
+SHARE = 1 << 22  # multiplications of a task: with fewer, handing tasks out shows
 _NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "brs", "bcs", "ldc", "packs", "rows",
           "columns", *(f"{kind}{i}" for i in range(OUTER) for kind in ("size", "astep", "bstep", "cstep")))  # fmt: skip
 
@@ -148,13 +149,16 @@ def lower_matmul(node: Node, output: Node, rows: Mapping[Node, int], threads: in
         return Steps([])
 
     packs = not (bcs == 1 or n == 1 or k == 0)
-    shapes = [(48, max(96 // width, 1) * width), (48, width), (24, width), (16, width), (mr, width)]
-    if packs:  # the more rows of a task, the less its packing weighs
-        shapes = [(max(-(-m // parts // mr) * mr, mr), width) for parts in (1, 2, 4, 8, 16) if m > 64 * (parts - 1)]
-    high, wide = m, -(-n // width) * width
-    if threads > 1 and m * n * max(k, 1) * repeats >= ALONE:
+    work, high, wide = m * n * max(k, 1) * repeats, m, -(-n // width) * width
+    if threads > 1 and work >= ALONE:
+        wanted = threads * min(max(work // (threads * SHARE), 1), 4)
+        shapes = [(48, max(96 // width, 1) * width), (48, width), (24, width), (16, width), (mr, width)]
+        if packs:  # the more rows of a task, the less its packing weighs
+            shapes = [(max(-(-m // parts // mr) * mr, mr), width) for parts in (1, 2, 4, 8, 16) if m > 64 * (parts - 1)]
+        if wanted < 4 * threads:  # small: what is read fits into the caches, so an even division is best
+            shapes.insert(0, (-(-m // wanted // mr) * mr, wide))
         for high, wide in shapes:
-            if -(-m // high) * -(-n // wide) * repeats >= 4 * threads:
+            if -(-m // high) * -(-n // wide) * repeats >= wanted:
                 break
     numbers = {
         "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
