@@ -56,6 +56,7 @@ class Worker:
         if self.column.ours:
             found["forecast"] = forecast(self.step)
         gc.collect()
+        memory.trim()
         self.resettable = memory.reset()
         return found
 

@@ -23,9 +23,10 @@ from katachi.devices.cpu.pool import pool
 from katachi.graph.dtypes import DType
 from katachi.graph.node import Node, toposort
 
-LEAST = 24  # nodes: a smaller program is made as quickly as read
+FIRST = 64  # programs of a process: the next one begins with them as well
+LEAST = 24  # nodes: a smaller program, later on, is made as quickly as read
 _FORMAT = 2  # of marshal: without references, so that equal graphs are equal bytes
-_written = itertools.count(1)
+_asked, _written = itertools.count(), itertools.count(1)
 _TIDY = 256  # programs written, after which there may be too many
 
 
@@ -68,7 +69,8 @@ def _plain(x: Any) -> Any:
 def found_or_made(outputs: Sequence[Node], replaces: Mapping[int, int]) -> tuple[Recipe, list[Launch | Step]]:
     """The recipe, from the disk if it is there, and what runs its parts."""
     nodes = toposort(outputs)
-    name = name_of(nodes, outputs, replaces) if len(nodes) >= LEAST else None
+    wanted = len(nodes) >= LEAST or next(_asked) < FIRST
+    name = name_of(nodes, outputs, replaces) if wanted else None
     if name:
         found = _read(name, nodes)
         if found:

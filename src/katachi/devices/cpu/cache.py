@@ -10,25 +10,25 @@ import contextlib
 import hashlib
 import os
 import sys
-import tempfile
-from pathlib import Path
+import threading
 
 MOST_BYTES, MOST_FILES = 1 << 28, 1 << 13  # beyond these, what was written longest ago goes
 _DIGEST = 32
 
 
-def folder() -> Path | None:
+def folder() -> str | None:
     """Where machine code is kept, or None."""
     chosen = os.environ.get("KATACHI_CACHE")
     if chosen is not None:
-        return None if chosen in ("", "off", "0") else Path(chosen)
+        return None if chosen in ("", "off", "0") else chosen
+    home = os.path.expanduser("~")
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = os.environ.get("LOCALAPPDATA") or os.path.join(home, "AppData", "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = os.path.join(home, "Library", "Caches")
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "katachi"
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    return os.path.join(base, "katachi")
 
 
 def read(name: str) -> bytes | None:
@@ -37,7 +37,8 @@ def read(name: str) -> bytes | None:
     if place is None:
         return None
     try:
-        data = (place / name).read_bytes()
+        with open(os.path.join(place, name), "rb") as f:
+            data = f.read()
     except OSError:
         return None
     if len(data) <= _DIGEST or hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
@@ -51,16 +52,21 @@ def write(name: str, data: bytes) -> None:
     if place is None:
         return
     with contextlib.suppress(OSError):
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, path = tempfile.mkstemp(dir=place, prefix=".new-")
+        os.makedirs(place, exist_ok=True, mode=0o700)
+        # of this process and thread alone; what a process left that was killed here is written over
+        path = os.path.join(place, f".new-{os.getpid()}-{threading.get_ident()}")
         try:
-            with os.fdopen(handle, "wb") as f:
+            with open(path, "wb", opener=_private) as f:
                 f.write(hashlib.sha256(data).digest() + data)
-            os.replace(path, place / name)
+            os.replace(path, os.path.join(place, name))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def tidy() -> None:
@@ -81,9 +87,12 @@ def tidy() -> None:
 
 def source_digest() -> str:
     """Of the code that makes programs and kernels: what other code wrote is not what this code would write."""
-    katachi = Path(__file__).resolve().parents[2]
-    digest = hashlib.sha256(sys.implementation.cache_tag.encode())
-    for room in ("graph", "kernels", "compiler", "devices/cpu"):
-        for path in sorted((katachi / room).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+    here = os.path.dirname(os.path.abspath(__file__))
+    katachi = os.path.dirname(os.path.dirname(here))
+    digest = hashlib.sha256(str(sys.implementation.cache_tag).encode())
+    for room in (here, *(os.path.join(katachi, name) for name in ("graph", "kernels", "compiler"))):
+        for name in sorted(os.listdir(room)):
+            if name.endswith(".py"):
+                with open(os.path.join(room, name), "rb") as f:
+                    digest.update(name.encode() + f.read())
     return digest.hexdigest()
