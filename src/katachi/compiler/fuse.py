@@ -20,6 +20,7 @@ from katachi.kernels.nest import REDUCING, depths, reduced, without_ones
 
 WINDOWED = ("reduce_window", "reduce_window_gradient", "convolution")  # read elements of their operands many times
 DEAR = frozenset(("exponential", "tanh", "erf", "log", "power", "logistic", "sine", "cosine", "rng_bits", *WINDOWED))
+SLOW = DEAR | {"sqrt", "divide", "remainder", "floor_divide"}  # not to be repeated for each element of an axis
 _MANY = 12  # nodes: a longer cheap chain with several readers is stored
 _MOST_NODES, _MOST_BUFFERS = 120, 24  # of a group, so that a kernel compiles quickly
 
@@ -150,6 +151,7 @@ def _roots(
     through = _seen_through(nodes, outputs)
     size: dict[Node, int] = {}  # of the expression that a reader would repeat
     dear: set[Node] = set()  # expressions that are slow to repeat; numbers are not: they are computed before all loops
+    slow: set[Node] = set()
     for node in nodes:
         kind = node.primitive
         if kind == "input" or (kind == "constant" and lowerable(node)):
@@ -180,7 +182,7 @@ def _roots(
             demanded = [x for x in map(base, node.inputs) if x.primitive != "constant"]
         elif (
             _flat_reshape(node) and node not in through and node.inputs[0].primitive not in ("input", "constant")
-        ) or (_expands(node) and node.inputs[0] in dear):
+        ) or (_expands(node) and node.inputs[0] in slow):
             demanded = [node.inputs[0]]
         demanded = [x for x in demanded if x.primitive != "input"]
         roots.update(demanded)
@@ -189,6 +191,8 @@ def _roots(
         size[node] = 1 + sum(size[x] for x in node.inputs if x not in roots and not _expands(node))
         if without_ones(node.shape) and (kind in DEAR or any(x in dear and x not in roots for x in node.inputs)):
             dear.add(node)
+        if without_ones(node.shape) and (kind in SLOW or any(x in slow and x not in roots for x in node.inputs)):
+            slow.add(node)
         if node in single or kind in REDUCING or size[node] > _MOST_NODES:
             roots.add(node)
         elif readers.get(node, 0) > 1 and (node in dear or size[node] > _MANY) and node not in roots:

@@ -130,6 +130,14 @@ def _accumulate(lo: Lowerer, node: Node, at: Indices, stage: int) -> int:
     return lo.emit(_ACCUMULATE[node.primitive], x.dtype.name, *args, extra=stage)
 
 
+def _better(maps: Sequence[Mapping[int, int]], outer: int, inner: Collection[int]) -> bool:
+    """Whether vectors along the outer loop read and write with fewer leaps than along the inner ones; if there are as
+    many, whether they find more elements side by side."""
+    leaps = sum((m.get(outer, 0) not in (0, 1)) - any(m.get(e, 0) not in (0, 1) for e in inner) for m in maps)
+    neighbours = sum((m.get(outer) == 1) - any(m.get(e) == 1 for e in inner) for m in maps)
+    return (-leaps, neighbours) > (0, 0)
+
+
 def finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: int) -> Kernel:
     """Melts loops, chooses the vector loop and gives every number its slot."""
     places: list[Index | None] = [
@@ -150,8 +158,7 @@ def finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: int
     last = outer[-1] if outer else None
     inside = {loop for nest in stages for loop in nest}
     often = [m for m in maps if not inside.isdisjoint(m)] or maps  # what stands outside of the stages is read seldom
-    votes = sum((any(m.get(e) == 1 for e in ends)) - (last is not None and m.get(last) == 1) for m in often)
-    vector_outer = last is not None and (not ends or votes < 0) and not lo.steps
+    vector_outer = last is not None and (not ends or _better(often, last, ends)) and not lo.steps
     if vector_outer:
         # Where something runs across the vectors, the loop it runs along goes inside, so that its cache lines serve all
         # lanes before they are gone.
