@@ -115,7 +115,9 @@ def vjp(f: Callable[..., Any], *args: Any) -> tuple[Any, Callable[..., Any]]:
         full = [_zeros_like(x) if g is None else g for x, g in zip(args, found, strict=True)]
         return full[0] if len(full) == 1 else tuple(full)
 
-    return y, pull
+    # what was made variable for this purpose only is nobody else's, so neither is a graph to keep for y
+    others = nested or any(all(leaf is not w for w in wanted) for leaf in differentiate.leaves_of(y))
+    return (y if others else y.freeze()), pull
 
 
 @like(pushforward)

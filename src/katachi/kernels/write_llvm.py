@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from katachi.kernels.halves import narrowed, rounded, widened
 from katachi.kernels.llvm_text import MEMORY, SCALARS, Builder, Value, Variable
 from katachi.kernels.loops import ACCUMULATIONS, PLACED, THREAD, UNIT, Affine, Code, Instr
-from katachi.kernels.scalar_llvm import INFINITY, operation, reduction
+from katachi.kernels.scalar_llvm import FUNCTIONS, INFINITY, operation, reduction
 from katachi.kernels.target import Target
 
 STRETCH = 256  # steps of a loop whose terms are added up one after another
+SHORT, ABREAST = 8, 4  # instructions of a step that is short; how many such steps are taken at a time
 SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
 
 
@@ -116,7 +118,15 @@ class _Writer:
         mine = self.parameters[self.code.split_slot].eq(depth)
         low = b.select(mine, self.first, b.const("i64", 0))
         high = b.select(mine, b.smin(self.last, high), high)
-        self._loop(depth, low, high, depth == self.code.vector, lambda: self._outer(depth + 1))
+        vector = depth == self.code.vector
+        if vector and any(self.accumulations) and self._light():
+            # Sums over rows: of each row several cache lines, side by side.
+            each = ABREAST * self.lanes
+            whole = low + ((high - low) & -each)
+            with b.loop(low, whole, each) as i:
+                self._body(depth, i, each, None, lambda: self._outer(depth + 1), True)
+            low = whole
+        self._loop(depth, low, high, vector, lambda: self._outer(depth + 1))
 
     def _stages(self) -> None:
         loop = self.code.outer
@@ -161,8 +171,14 @@ class _Writer:
         zero, high = self.b.const("i64", 0), self.parameters[loop]
         vector = left == 1 and not self.code.vector_outer and stage not in self.alone
         sums = [i for i in self.accumulations[stage] if _rounds(self.code.body[i])]
+
+        def through(low: Value, high: Value, slots: dict[int, Any], wide: dict[int, Any]) -> None:
+            if vector and self.accumulations[stage] and self._light(stage):
+                low = self._abreast(stage, loop, low, high, slots, wide)
+            self._loop(loop, low, high, vector, lambda: self._inner(stage, loop + 1, left - 1, slots, wide))
+
         if not sums:
-            self._loop(loop, zero, high, vector, lambda: self._inner(stage, loop + 1, left - 1, slots, wide))
+            through(zero, high, slots, wide)
             return
         # Sums are added up in parts, one for each stretch of each loop, for the error of a sum grows with the number of
         # terms added to it one after another.
@@ -173,7 +189,7 @@ class _Writer:
             for part in parts:
                 for i, slot in part.items():
                     reduction(self.b, self.code.body[i]).again(slot)
-            self._loop(loop, low, high, vector, lambda: self._inner(stage, loop + 1, left - 1, *inside))
+            through(low, high, *inside)
             for into, part in zip((slots, wide), parts, strict=True):
                 for i, slot in part.items():
                     reduction(self.b, self.code.body[i]).fold(into[i], slot)
@@ -181,6 +197,32 @@ class _Writer:
         step = STRETCH * (self.lanes if vector else 1)
         with self.b.loop(zero, high, step) as low:
             stretch(low, self.b.smin(low + step, high))
+
+    def _light(self, stage: int | None = None) -> bool:
+        """Whether the steps of a stage, or of all, are so short that several fit into the registers side by side. One
+        alone would wait for the one before to accumulate, and for memory."""
+        stages = range(len(self.code.stages)) if stage is None else [stage]
+        work = [i for s in stages for i in self.at_depth.get(self.starts[s] + self.code.stages[s], ())]
+        names = [self.code.body[i].name for i in (*work, *(i for s in stages for i in self.accumulations[s]))]
+        heavy = {*FUNCTIONS, "argmax", "scatter", "running"}
+        return len(work) <= SHORT and heavy.isdisjoint(names)
+
+    def _abreast(
+        self, stage: int, loop: int, low: Value, high: Value, slots: dict[int, Any], wide: dict[int, Any]
+    ) -> Value:
+        """Goes through a vector loop in several vectors at a time, each accumulated apart, as far as these are whole;
+        gives where that is."""
+        b, each = self.b, ABREAST * self.lanes
+        apart = [wide, *({i: self._part(i, slot) for i, slot in wide.items()} for _ in range(ABREAST - 1))]
+        whole = low + ((high - low) & -each)
+        with b.loop(low, whole, each) as i:
+            for k, into in enumerate(apart):
+                inside = functools.partial(self._inner, stage, loop + 1, 0, slots, into)
+                self._body(loop, i + k * self.lanes, self.lanes, None, inside, True)
+        for part in apart[1:]:
+            for k, slot in part.items():
+                reduction(b, self.code.body[k]).fold(wide[k], slot)
+        return whole
 
     def _part(self, i: int, slot: Any) -> Any:
         """A place beside `slot` to accumulate in."""

@@ -222,7 +222,10 @@ def _softmax(x: Node, axis: int) -> Node:
     if x.shape[i] == 0:
         return x
     e = make("exponential", shifted(x, i))
-    return b.divide(e, b.reduce("reduce_sum", e, (i,), keepdims=True))
+    total = b.reduce("reduce_sum", e, (i,), keepdims=True)
+    if x.dtype.itemsize < 4:  # each rounding counts
+        return b.divide(e, total)
+    return b.multiply(e, b.divide(b.like(total, 1.0), total))
 
 
 def log_softmax_of(x: Node, axis: int) -> Node:
