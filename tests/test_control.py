@@ -182,3 +182,87 @@ def test_custom_calls_and_their_gradients(device: str) -> None:
             kt.custom_call(np.cbrt, (3,), kt.float32, v.freeze()).numpy()
         with pytest.raises(ValueError, match="read-only"):
             kt.custom_call(lambda a: np.multiply(a, 2.0, out=a), (2,), kt.float32, kt.ones(2)).numpy()
+
+
+def lstm(device: str) -> tuple[Any, list[Any], int]:
+    """Loss, gradients and the live bytes after two steps of training through a scan."""
+    rng = np.random.default_rng(2)
+    with kt.device(device):
+        w, u = (kt.variable(rng.standard_normal((8, 32)).astype(np.float32) * 0.3) for _ in range(2))
+        xs, start = kt.tensor(rng.standard_normal((20, 4, 8)).astype(np.float32)), kt.zeros((4, 8))
+
+        def cell(state: Any, x: Any) -> Any:
+            h, c = state
+            z = x @ w + h @ u
+            c = z[:, :8].sigmoid() * c + z[:, 8:16].sigmoid() * z[:, 16:24].tanh()
+            h = z[:, 24:].sigmoid() * c.tanh()
+            return (h, c), h
+
+        for _ in range(2):
+            w.grad = u.grad = None
+            _, hs = kt.scan(cell, (start, start), xs)
+            loss = (hs * hs).mean()
+            loss.backward()
+        return loss.item(), [v.grad.numpy() for v in (w, u)], kt.memory.report().live
+
+
+def test_bodies_are_programs() -> None:
+    """On the CPU device no primitive of a body runs in NumPy, and nothing of a run is held afterwards."""
+    (a, da, _), (b, db, live), (_, _, again) = lstm("reference"), lstm("cpu"), lstm("cpu")
+    np.testing.assert_allclose(b, a, rtol=1e-5)
+    for x, y in zip(da, db, strict=True):
+        np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-7)
+    assert again <= live + 1000
+    with kt.device("cpu"):
+        told = kt.explain(lambda: kt.scan(lambda c, x: (c + x, kt.exp(c)), kt.tensor(0.0), kt.ones(4))[1].tolist())
+        assert told.reference_steps == [] and "1 bodies of control flow" in str(told)
+        assert "control" in told.kernels
+
+
+def test_an_index_outside_within_a_body_names_its_line() -> None:
+    table: Any = kt.arange(5.0, device="cpu")
+
+    def look(c: Any, i: Any) -> Any:
+        return c, table[i]  # here
+
+    with pytest.raises(kt.IndexBoundsError, match="index 7 is outside axis 0 of size 5") as caught:
+        kt.scan(look, kt.tensor(0.0, device="cpu"), kt.tensor([1, 2, 7], device="cpu"))[1].tolist()
+    line = look.__code__.co_firstlineno + 1
+    assert f"test_control.py:{line})" in str(caught.value) and str(caught.value).count("asked for") == 1
+
+
+def test_bodies_have_memory_of_their_own() -> None:
+    """What the program around a body holds in the arena outlives the body, under a limit as well."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((64, 64)).astype(np.float32)
+
+    def run() -> Any:
+        a = kt.tensor(x)
+        before = a @ a.T  # stands in the arena while the body runs
+        _, ys = kt.scan(lambda c, r: (c @ c.softmax(-1), (c @ c).sum() + r.sum()), a, a)
+        return ((before @ before) * ys.sum()).numpy()
+
+    with kt.device("reference"):
+        want = run()
+    with kt.device("cpu"):
+        np.testing.assert_allclose(run(), want, rtol=2e-4, atol=1e-2 * np.abs(want).max())
+        with kt.memory.limit(kt.memory.report().live + (1 << 22)):
+            np.testing.assert_allclose(run(), want, rtol=2e-4, atol=1e-2 * np.abs(want).max())
+
+
+def test_a_random_draw_and_a_branch_within_a_scan() -> None:
+    def run() -> Any:
+        kt.manual_seed(5)
+
+        def body(c: Any, x: Any) -> Any:
+            y = kt.cond(x.sum() > 0.0, lambda v: v * 2.0, lambda v: kt.exp(v), x)
+            return c * 0.9 + y + kt.scan(lambda s, e: (s + e, s), kt.zeros(()), x)[0], c
+
+        return [v.numpy() for v in kt.scan(body, kt.zeros(6), kt.tensor(X.repeat(2, 1)).astype(kt.float32))]
+
+    found = []
+    for device in DEVICES:
+        with kt.device(device):
+            found.append(run())
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)

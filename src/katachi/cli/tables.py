@@ -7,6 +7,7 @@ from rich.table import Table
 
 from katachi.devices.reference import REFERENCE
 from katachi.graph.attention import FIRST_MASK
+from katachi.graph.control import BUNDLES
 from katachi.graph.primitives import MARKS, RULES
 from katachi.kernels.lower import LOWERING
 from katachi.tensor.modes import devices
@@ -21,10 +22,17 @@ DESCRIPTION = {
     "reference": "NumPy, one primitive at a time: the measure of all others",
     "cpu": "fused loops and matrix products, compiled to machine code by LLVM",
 }
-CAPTION = "flat: nothing flows through. alike: the same for all examples. erased: a compiler pass removes it."
+CAPTION = (
+    "flat: nothing flows through. alike: the same for all examples. erased: a compiler pass removes it. "
+    "bodies: Python decides which body runs when, each of them a program. python: a function of the user's."
+)
 COLUMNS = ("vjp", "jvp", "batching", "reference", "lowering")
 TEMPLATES = frozenset(["dot_general", *FIRST_MASK])  # kernels that are not loops around one element's formula
-ERASED = frozenset([*MARKS, "optimization_barrier", "custom_gradient"])
+ELSEWHERE = {
+    **dict.fromkeys([*MARKS, "optimization_barrier", "custom_gradient"], "erased"),
+    **dict.fromkeys([*BUNDLES, "element"], "bodies"),
+    "custom_call": "python",
+}
 # Their rules depend on the number of operands, or take a bundle of values apart: no rows of the table of rules.
 SPECIAL_VJP = frozenset(["concatenate", "custom_call", "custom_gradient", "element", *BUNDLE_VJP])
 SPECIAL_JVP = frozenset(["element", *BUNDLE_JVP])
@@ -45,7 +53,7 @@ def cells() -> dict[str, dict[str, str]]:
             "jvp": "flat" if flat else _filled(name in JVP or name in SPECIAL_JVP),
             "batching": "alike" if name in ALIKE else _filled(name in BATCHING or name in SPECIAL_BATCHING),
         }
-        lowered = "erased" if name in ERASED else _filled(name in LOWERING or name in TEMPLATES)
+        lowered = ELSEWHERE.get(name) or _filled(name in LOWERING or name in TEMPLATES)
         table[name] = {**derived, "reference": _filled(name in REFERENCE), "lowering": lowered}
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from katachi.compiler import bodies
 from katachi.compiler.fuse import Group, fuse
 from katachi.compiler.order import overwriting
 from katachi.compiler.passes import optimise
@@ -93,7 +94,7 @@ def _parts(groups: list[Group], index: dict[Node, int], in_place: set[Node]) -> 
             run = []
         if group is not None:
             (node,) = group.nodes
-            parts.append(Step(node, tuple(index[x] for x in node.inputs), index[node], ()))
+            parts.append(bodies.step(node, tuple(index[x] for x in node.inputs), index[node]))
     return parts
 
 

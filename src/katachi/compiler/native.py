@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from katachi.compiler import stored
+from katachi.compiler.bodies import NativeBody
 from katachi.compiler.plan import Plan
 from katachi.compiler.steps import Launched, Step, Stub, located, within_limit
 from katachi.devices.cpu.engine import engine
-from katachi.devices.memory import Buffer, Usage, allocate, arena, release
+from katachi.devices.memory import Arena, Buffer, Usage, allocate, arena, release
 from katachi.errors import IndexBoundsError
+from katachi.graph.control import BUNDLES
 from katachi.graph.dtypes import as_dtype
 from katachi.graph.node import Node
 from katachi.graph.sizes import count
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 FORMATS: dict[str, Any] = {
     "float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?",
 }  # fmt: skip
+CONTROL = (*BUNDLES, "element")  # runs in Python, between native bodies
 CELL = 8  # bytes a host number has in memory
 
 
@@ -37,7 +40,8 @@ class NativeProgram:
     """Every value has a row in a table of addresses. Temporaries lie in the arena that all programs share; a run fills
     in the addresses of inputs and outputs and makes one native call per stretch of lowered groups."""
 
-    def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
+    def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int], own: Arena | None = None) -> None:
+        """`own`: the arena of a body, which runs amid another program."""
         before = engine().compiled
         r, self.stretches = stored.found_or_made(outputs, replaces)
         self.kernels_compiled = engine().compiled - before
@@ -47,10 +51,15 @@ class NativeProgram:
         self.in_place = [
             (row, shape, _numpy(dtype), k, place, ours) for (row, shape, dtype), k, place, ours in r.in_place
         ]
-        scratch = max((part.scratch for part in self.stretches if not isinstance(part, Step)), default=0)
+        self.arena = own or arena
+        launches = [part for part in self.stretches if not isinstance(part, Step)]
+        steps = [part for part in self.stretches if isinstance(part, Step)]
+        self.bodies = [b for part in steps for b in (part.attrs or {}).values() if isinstance(b, NativeBody)]
+        scratch = max([*(part.scratch for part in launches), *(body.bytes for body in self.bodies)], default=0)
         self.plan = Plan(dict(r.offsets), r.arena, r.output, scratch)
         self.kinds = r.kinds
-        self.reference_steps = [part.node.primitive for part in self.stretches if isinstance(part, Step)]
+        self.reference_steps = [step.node.primitive for step in steps if step.node.primitive not in CONTROL]
+        self.reference_steps += [name for body in self.bodies for name in body.program.reference_steps]
         self.table = np.zeros(r.rows, np.int64)
         self.rows: Any = self.table.data  # the same memory, faster to write to
         self.address = self.table.__array_interface__["data"][0]
@@ -79,6 +88,8 @@ class NativeProgram:
         native = [kind for kind in self.kinds if kind != "reference"]
         text = f"{len(native)} kernel launches ({native.count('matmul')} matmuls), "
         text += f"{self.kernels_compiled} kernels compiled"
+        if self.bodies:
+            text += f"; {len(self.bodies)} bodies of control flow, each a program"
         if self.reference_steps:
             text += f"; on the reference device, for want of a lowering: {', '.join(sorted(set(self.reference_steps)))}"
         return text
@@ -93,7 +104,13 @@ class NativeProgram:
     def launches(self) -> list[Launched]:
         """What runs, in order."""
         return [
-            Launched(g.kind, g.nodes, g.inputs, tuple(v for v in g.outputs if v not in g.local)) for g in self.groups
+            Launched(
+                "control" if g.nodes[0].primitive in CONTROL else g.kind,
+                g.nodes,
+                g.inputs,
+                tuple(v for v in g.outputs if v not in g.local),
+            )
+            for g in self.groups
         ]
 
     def run(self, inputs: Sequence[Buffer], numbers: Sequence[float]) -> list[Buffer]:
@@ -107,7 +124,7 @@ class NativeProgram:
 
         `holders` says for each replaced value how many handles hold the old one. If nothing else does, the new one
         takes its memory."""
-        if Usage.limit is not None:
+        if Usage.limit is not None and self.arena is arena:  # a body is part of the plan around it
             within_limit(
                 self.plan, self._new_bytes(inputs, holders), lambda: [v for g in self.groups for v in g.outputs]
             )
@@ -134,7 +151,7 @@ class NativeProgram:
                 buffer = allocate(shape, dtype)
             given[row] = buffer
             rows[row] = buffer.address
-        base = arena.at_least(self.plan.arena + self.plan.scratch)
+        base = self.arena.at_least(self.plan.arena + self.plan.scratch)
         if base != self.arena_base:
             self.arena_base = base
             rows[SCRATCH] = base + self.plan.arena
@@ -180,6 +197,8 @@ class NativeProgram:
                         env[part.writes] = out
                     else:
                         np.copyto(env[part.writes], out)
+                for body in self.bodies:
+                    body.release()
                 continue
             try:
                 if main:
@@ -206,7 +225,7 @@ class NativeProgram:
         env: list[Any] = [None] * len(self.table)
         for row, offset, shape, dtype in self.touched:
             if offset is not None:
-                env[row] = arena.view(offset, shape, dtype)
+                env[row] = self.arena.view(offset, shape, dtype)
             elif row in given:
                 env[row] = given[row].array
         for row, array in self.number_arrays:

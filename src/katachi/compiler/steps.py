@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,20 +27,24 @@ class Step:
     reads: tuple[int, ...]
     writes: int
     dead: tuple[int, ...]
+    attrs: Mapping[str, Any] | None = None  # if not the node's
 
     def run(self, env: list[Any]) -> Array:
         """The value, from the arrays in `env`; raises what the primitive raises, with the user's line added."""
+        attrs = self.node.attrs if self.attrs is None else self.attrs
         try:
-            return REFERENCE[self.node.primitive](*[env[r] for r in self.reads], **self.node.attrs)
+            return REFERENCE[self.node.primitive](*[env[r] for r in self.reads], **attrs)
         except Error as error:
             raise located(error, self.node) from None
 
 
 def located(error: Error, node: Node | None) -> Error:
     """The error with the operation and the user's line; found later than the call, so the line must be said."""
-    if node is None:
+    if node is None or getattr(error, "located", False):  # as in a body
         return error
-    return type(error)(f"{operation(node)}: {error} (asked for at {describe(node.site)})")
+    found = type(error)(f"{operation(node)}: {error} (asked for at {describe(node.site)})")
+    found.located = True  # type: ignore[attr-defined]
+    return found
 
 
 def operation(node: Node) -> str:

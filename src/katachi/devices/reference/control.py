@@ -1,4 +1,4 @@
-"""Definitions of control flow: bodies are run node by node."""
+"""Definitions of control flow: bodies are run node by node, or as programs where a device has made some."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from katachi.graph.control import Body
 Array = np.ndarray[Any, Any]
 
 
-def _call(body: Body, params: Sequence[Array], captured: Sequence[Array]) -> list[Array]:
+def _call(body: Any, params: Sequence[Array], captured: Sequence[Array]) -> list[Array]:
+    if not isinstance(body, Body):
+        return body(params, captured)
     from katachi.devices.reference import REFERENCE
 
     env: dict[Any, Any] = dict(zip(body.params, params, strict=True))
@@ -25,11 +27,13 @@ def _call(body: Body, params: Sequence[Array], captured: Sequence[Array]) -> lis
 
 
 def _own(results: Sequence[Array], operands: Sequence[Array]) -> tuple[Array, ...]:
-    """Results in memory of their own: that of the operands may be overwritten before a bundle is taken apart."""
-    return tuple(r.copy() if any(np.may_share_memory(r, x) for x in operands) else r for r in results)
+    """Results in memory of their own: that of operands, and of bodies, may be overwritten before a bundle is taken
+    apart."""
+    shared = [r.base is not None or any(np.may_share_memory(r, x) for x in operands) for r in results]
+    return tuple(r.copy() if s else r for r, s in zip(results, shared, strict=True))
 
 
-def _scan(*arrays: Array, body: Body, carry: int, length: int, reverse: bool) -> tuple[Array, ...]:
+def _scan(*arrays: Array, body: Any, carry: int, length: int, reverse: bool) -> tuple[Array, ...]:
     """carry values, then stacks that are read along their first axis, then what the body captures."""
     sequences = len(body.params) - carry
     state, stacks = list(arrays[:carry]), arrays[carry : carry + sequences]
@@ -43,7 +47,7 @@ def _scan(*arrays: Array, body: Body, carry: int, length: int, reverse: bool) ->
     return _own((*state, *ys), arrays)
 
 
-def _while(*arrays: Array, condition: Body, body: Body, carry: int) -> tuple[Array, ...]:
+def _while(*arrays: Array, condition: Any, body: Any, carry: int) -> tuple[Array, ...]:
     state = list(arrays[:carry])
     mine, other = np.split(np.arange(carry, len(arrays)), [len(condition.captured)])
     while bool(_call(condition, state, [arrays[i] for i in mine])[0]):
@@ -51,7 +55,7 @@ def _while(*arrays: Array, condition: Body, body: Body, carry: int) -> tuple[Arr
     return _own(state, arrays)
 
 
-def _cond(which: Array, *arrays: Array, yes: Body, no: Body) -> tuple[Array, ...]:
+def _cond(which: Array, *arrays: Array, yes: Any, no: Any) -> tuple[Array, ...]:
     n, k = len(yes.params), len(yes.captured)
     if bool(which):
         return _own(_call(yes, arrays[:n], arrays[n : n + k]), arrays)
