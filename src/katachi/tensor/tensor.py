@@ -30,7 +30,8 @@ from katachi.tensor import (
 )
 from katachi.tensor.apply import Result, apply
 from katachi.tensor.entry import Op, Write
-from katachi.tensor.handle import Handle, handle
+from katachi.tensor.handle import handle
+from katachi.tensor.looking import Looked
 from katachi.tensor.signatures import assigning, expecting, pulling
 from katachi.tensor.trace import flush, note_grad, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Tensor", "Variable", "is_variable"]
 
 
-class Tensor(Handle, Generic[S, G]):
+class Tensor(Looked, Generic[S, G]):
     """A value of a shape and a dtype on a device. Made by kt.tensor, kt.variable, kt.zeros and so on, never directly.
 
     >>> import katachi as kt
@@ -109,75 +110,6 @@ class Tensor(Handle, Generic[S, G]):
         [0.0, 5.0, 0.0]
         """
         return places.At(self)
-
-    # ---- looking at the value computes it
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """The value as a read-only NumPy array; its memory is never overwritten afterwards."""
-        settle(self)
-        assert self._value is not None
-        self._value.pinned = True
-        view = self._value.array.view()
-        view.flags.writeable = False
-        return view
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        array = self.numpy()
-        if dtype is not None and array.dtype != dtype:
-            return array.astype(dtype)
-        return array.copy() if copy else array
-
-    def __dlpack__(self, **how: Any) -> Any:
-        return self.numpy().__dlpack__(**how)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-    def item(self) -> Any:
-        """The value of a tensor with one element, as a Python number. Raises ShapeError for any other size."""
-        if self.size != 1:
-            raise ShapeError(f"item: needs one element, got shape {self.shape}")
-        settle(self)
-        assert self._value is not None
-        value = self._value.array.item()
-        return value if isinstance(value, (bool, int, float)) else float(value)
-
-    def tolist(self) -> Any:
-        """The value as (nested lists of) Python numbers."""
-        array = self.numpy()
-        return array.astype(np.float64).tolist() if self.dtype.name in ("bfloat16", "float16") else array.tolist()
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __bool__(self) -> bool:
-        if self.size != 1:
-            raise ShapeError(f"bool: a tensor of shape {self.shape} is neither true nor false; use .any() or .all()")
-        return bool(self.item())
-
-    def __index__(self) -> int:
-        if not self.dtype.is_integer or self.shape:
-            raise DTypeError(f"an index needs an integer scalar, got {self._aval!r}")
-        return int(self.item())
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("len: a scalar has no length")
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        array = self.numpy()
-        wide = array.astype(np.float32) if self.dtype.name == "bfloat16" else array
-        text = np.array2string(wide, separator=", ", precision=4, threshold=200, prefix="tensor(")
-        notes = [f"dtype={self.dtype.name}"] if self.dtype.name not in ("float32", "int64", "bool") else []
-        notes += ["variable"] if self._aval.tracked else []
-        notes += [f"shape={self.shape}"] if not self.size else []
-        return f"tensor({', '.join([text, *notes])})"
-
-    def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else str(self)
 
     __hash__ = object.__hash__
 
