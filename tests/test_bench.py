@@ -69,7 +69,6 @@ def test_adamw_is_told_as_a_share_of_the_best_triad() -> None:
 def test_the_picture(tmp_path: Path) -> None:
     found: dict[str, Any] = {"machine": MACHINE, "rows": {}}
     assert not chart.draw(found, tmp_path / "ratios.png")
-    pytest.importorskip("matplotlib")
     found = results.merged(found, "xor", row(katachi=0.002, torch=0.001))
     assert chart.draw(found, tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")

@@ -39,6 +39,18 @@ def both(make, calls=5):
             np.testing.assert_array_equal(a, b)
 
 
+def training(model, opt):
+    """A step of it."""
+
+    def step(x, y):
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+        return loss
+
+    return step
+
+
 def classifier():
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
@@ -62,12 +74,7 @@ def test_a_training_step(optimizer):
         model = classifier()
         opt = optimizer(model.parameters(), lr=1e-2)
 
-        @wrap
-        def step(x, y):
-            loss = nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            opt.step()
-            return loss
+        step = wrap(training(model, opt))
 
         return lambda i: step(*batch(i)), values(model, opt)
 
@@ -103,12 +110,7 @@ def test_running_statistics():
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
         opt = optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
 
-        @wrap
-        def step(x, y):
-            loss = nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            opt.step()
-            return loss
+        step = wrap(training(model, opt))
 
         def run(i):
             return step(kt.tensor(np.random.default_rng(i).standard_normal((4, 1, 6, 6), np.float32)), kt.arange(4) % 3)
@@ -283,12 +285,7 @@ def test_an_optimiser_that_changes():
         model = classifier().eval()
         opt = optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
 
-        @wrap
-        def step(x, y):
-            loss = nn.functional.cross_entropy(model(x), y)
-            loss.backward()
-            opt.step()
-            return loss
+        step = wrap(training(model, opt))
 
         def run(i):
             if i == 2:
@@ -338,12 +335,7 @@ def test_a_failure_leaves_everything_as_it_was():
     model = classifier()
     opt = optim.AdamW(model.parameters())
 
-    @kt.compile
-    def step(x, y):
-        loss = nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        opt.step()
-        return loss
+    step = kt.compile(training(model, opt))
 
     x, _ = batch(0)
     for good in (False, True, False):
@@ -430,12 +422,7 @@ def test_nothing_is_built_from_the_second_call_on():
     model = classifier()
     opt = optim.AdamW(model.parameters())
 
-    @kt.compile
-    def step(x, y):
-        loss = nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        opt.step()
-        return loss
+    step = kt.compile(training(model, opt))
 
     step(*batch(0))
     assert count(step, *batch(1)) == (0, 0)

@@ -31,13 +31,13 @@ def gradient(device: str, x: np.ndarray, g: np.ndarray, window: tuple[int, int])
         return y.numpy(), v.grad.numpy()
 
 
-@pytest.mark.parametrize("window", [(2, 2), (1, 2), (3, 2), (4, 2)])
+FITTING = [(s, w) for s in SHAPES for w in ((2, 2), (1, 2), (3, 2), (4, 2)) if s[2] >= w[0]]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "window"), FITTING)
 def test_against_the_reference(shape: tuple[int, ...], dtype: type, window: tuple[int, int]) -> None:
     n, c, h, w = shape
-    if h < window[0]:
-        pytest.skip("no window fits")
     rng = np.random.default_rng(0)
     x = rng.integers(-3, 4, shape).astype(dtype)  # many ties: the first one gets all
     for value, share in ((np.nan, 0.05), (np.inf, 0.05), (-np.inf, 0.05), (-0.0, 0.1)):
