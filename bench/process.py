@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
-LIMITS = ("OMP_", "MKL_", "OPENBLAS_", "XLA_", "JAX_", "TORCH", "KATACHI_")  # settings that would favour somebody
+# Settings that would favour somebody. Without bytecode, what is installed starts faster than what is not.
+LIMITS = ("OMP_", "MKL_", "OPENBLAS_", "XLA_", "JAX_", "TORCH", "KATACHI_", "PYTHONDONTWRITEBYTECODE")
 
 
 class Failed(Exception):
