@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from katachi.devices.cpu import codegen, image
+from katachi.devices.cpu import compilers as processes
+from katachi.devices.cpu import image
 from katachi.devices.cpu.compilers import Compiler, Compilers, Here
 from katachi.devices.cpu.engine import Engine, engine
 
@@ -119,16 +120,33 @@ def test_one_that_hangs_up_twice(compilers, monkeypatch):
         compilers.compile(loops(1))
 
 
-def test_it_ends_when_nobody_asks(monkeypatch):
-    code = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(codegen.__file__)!r}); import codegen; codegen.IDLE = 0.2; "
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code + "codegen.serve()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout and process.stdin
-    assert codegen.Processor(*codegen.receive(process.stdout)) == engine().made_by[1]
-    assert process.wait(20) == 0
+def test_they_are_ended_when_nobody_asks(compilers, monkeypatch):
+    monkeypatch.setattr(processes, "IDLE", 0.3)
+    check(compilers.compile(loops(8)), 8)
+    started = [compiler.process for compiler in compilers._idle]
+    time.sleep(0.2)
+    check(compilers.compile(loops(8)), 8)  # asked in time
+    time.sleep(0.2)
+    assert started and all(p.returncode is None for p in started)
+    time.sleep(0.6)
+    assert not compilers._idle and all(p.returncode is not None for p in started)  # waited for: no zombies
+    check(compilers.compile(loops(3)), 3)
+
+
+def test_they_end_with_their_parent():
+    code = """
+import os
+from katachi.devices.cpu.compilers import Compilers
+compilers = Compilers(1)
+compilers.compile([("f", "define void @f() { ret void }")])
+print(compilers._idle[0].process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
+    until = time.perf_counter() + 20
+    while os.path.exists(f"/proc/{int(out)}/exe") and time.perf_counter() < until:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{int(out)}/exe")
 
 
 def test_none_can_be_started(monkeypatch):
@@ -154,6 +172,8 @@ def test_interrupted(compilers):
     with pytest.raises(KeyboardInterrupt):
         compilers.compile(endless())
     assert time.perf_counter() - start < 2
+    time.sleep(0.5)
+    assert not [t for t in threading.enumerate() if t.name == "katachi-compile"]
     check(compilers.compile(loops(5)), 5)
 
 

@@ -1,6 +1,6 @@
 """LLVM, which makes objects of text. It takes 90 MB and a while to load, so a process that trains does not: it starts
-this file as a process of its own (`compilers.py`), which ends when it is not asked anything any more. Where that is not
-possible, its classes serve in the process itself.
+this file as a process of its own (`compilers.py`), and ends it when there is nothing more to compile. Where that is
+not possible, its classes serve in the process itself.
 
     python -I -S codegen.py FOLDER_OF_LLVMLITE
 
@@ -11,12 +11,10 @@ says, then for each text (True, object) or (False, error).
 from __future__ import annotations
 
 import marshal
-import select
 import sys
 from collections.abc import Sequence
 from typing import IO, Any, NamedTuple
 
-IDLE = 5.0  # seconds without a question, after which it ends
 _LENGTH = 8
 
 # Kernels arrive with their vectors and hoisting done, so this little is as fast as -O3 and twice as quick.
@@ -109,11 +107,11 @@ def receive(pipe: IO[bytes]) -> Any:
 
 
 def serve() -> None:
-    """Answer until nobody asks."""
+    """Answer until nobody can ask any more."""
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     codegen = Codegen()
     send(answers, tuple(codegen.processor))
-    while select.select([asked], [], [], IDLE)[0]:  # one question at a time, so none waits in its buffer
+    while True:
         try:
             text = receive(asked)
         except EOFError:

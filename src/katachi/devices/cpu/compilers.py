@@ -1,6 +1,6 @@
 """Processes that compile, several at once, each started when there is something for it to do.
 
-They end by themselves, so what LLVM takes is gone soon after the last compilation. Where there can be none (other
+They are ended after a while, so what LLVM takes is gone soon after the last compilation. Where there can be none (other
 systems than Linux, programs that are not Python) LLVM works in this process.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 from katachi.devices.cpu import codegen
 
+IDLE = 5.0  # seconds with nothing to compile, after which they are ended
 EACH = 4  # texts that make another process worth its start
 
 
@@ -95,6 +96,7 @@ class Compilers:
         self.most = most
         self._idle: list[Compiler | Here] = []
         self._here: Here | None = None
+        self._asked = 0  # how often
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._idle.clear)  # a child must not talk into its parent's pipes
 
@@ -102,6 +104,7 @@ class Compilers:
         """What LLVM says of this machine."""
         compiler = self._start()
         self._idle.append(compiler)
+        self._end_later()
         return compiler.processor()
 
     def compile(self, texts: Iterable[tuple[str, str]]) -> dict[str, bytes]:
@@ -114,7 +117,7 @@ class Compilers:
         def work() -> None:
             compiler = None
             try:
-                compiler = self._idle.pop() if self._idle else self._start()
+                compiler = self._taken() or self._start()
                 while (task := waiting.get()) is not None and not failed:
                     name, text = task
                     try:
@@ -141,11 +144,33 @@ class Compilers:
             for worker in workers:
                 worker.join()
         except BaseException as error:
-            failed.append(error)  # the others end after what they do now
+            failed.append(error)  # the workers end after what they do now
+            for _ in workers:
+                waiting.put(None)
             raise
+        finally:
+            self._end_later()
         if failed:
             raise failed[0]
         return made
+
+    def _end_later(self) -> None:
+        """Ends those that are idle, unless somebody asks before."""
+        self._asked += 1
+
+        def end(asked: int = self._asked) -> None:
+            while asked == self._asked and (compiler := self._taken()):
+                compiler.close()
+
+        timer = threading.Timer(IDLE, end)
+        timer.daemon = True
+        timer.start()
+
+    def _taken(self) -> Compiler | Here | None:
+        """An idle one."""
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        return None
 
     def _start(self) -> Compiler | Here:
         """Another one. `sys.executable` may be anything, so only one that describes the machine is taken."""
