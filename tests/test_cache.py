@@ -15,6 +15,7 @@ from katachi.compiler.stored import name_of
 from katachi.devices.cpu.image import possible
 from katachi.graph.node import aval, toposort
 from katachi.graph.primitives import input_node, make
+from katachi.graph.site import Group
 from tests import random_graphs
 
 PROGRAM = """
@@ -159,6 +160,21 @@ def test_every_difference_is_another_name():
     assert len({*names}) == len(variants) and None not in names
     assert [named(**v) for v in variants] == names
     assert named(constant=object()) is None
+
+
+def test_which_operation_fails_is_part_of_the_name():
+    """Equal nodes, but taken for one operation or two: an index outside would be another operation's."""
+
+    def name(together):
+        x = input_node(aval((4,), kt.float32, "cpu", False), 0)
+        first, second = make("negate", x), make("exponential", x)
+        first.group, second.group = Group("one"), Group("two")
+        if together:
+            second.group = first.group
+        outputs = [first, second]
+        return name_of(toposort(outputs), outputs, {})
+
+    assert name(False) == name(False) != name(True)
 
 
 def in_a_new_thread(work):

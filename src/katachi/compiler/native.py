@@ -1,4 +1,5 @@
-"""A program of the CPU device: fused groups run in native calls, what cannot be lowered yet in NumPy between them."""
+"""A program of the CPU device: kernels run in native calls; between them Python decides about control flow, and calls
+functions of the user's."""
 
 from __future__ import annotations
 
@@ -30,8 +31,6 @@ FORMATS: dict[str, Any] = {
 }  # fmt: skip
 CONTROL = (*BUNDLES, "element")  # runs in Python, between native bodies
 CELL = 8  # bytes a host number has in memory
-
-
 SETTLED = 2  # runs, after which a program's buffers come back to it
 BESIDE = 0.1  # seconds: a longer program runs in a thread of its own, so that Ctrl-C is heard
 

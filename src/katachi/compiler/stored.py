@@ -37,10 +37,12 @@ class _Unnamed(Exception):
 def name_of(nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[int, int]) -> str | None:
     """The name of the recipe of `outputs`, which need `nodes`."""
     number = {n: i for i, n in enumerate(nodes)}
+    operations: dict[object, int] = {}  # which nodes are one operation's of one line, for a failure names it
     try:
         graph = [
             (
-                n.primitive, tuple(number[x] for x in n.inputs), tuple((k, _plain(v)) for k, v in n.attrs.items()),
+                n.primitive,
+                operations.setdefault(_asked_for(n), len(operations)), tuple(number[x] for x in n.inputs), tuple((k, _plain(v)) for k, v in n.attrs.items()),
                 n.shape, n.dtype.name, n.device,
             )
             for n in nodes
@@ -51,6 +53,11 @@ def name_of(nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[in
     made_by = repr((engine().made_by, engine().target, pool().threads))
     data = marshal.dumps((graph, wanted, made_by), _FORMAT)
     return f"program_{hashlib.sha256(data).hexdigest()[:40]}"
+
+
+def _asked_for(n: Node) -> object:
+    """The same for nodes of one operation at one line, in this process."""
+    return n.site and (id(n.site[0]), n.site[1]), id(n.group)
 
 
 def _plain(x: Any) -> Any:
@@ -106,14 +113,13 @@ def _read(name: str, nodes: Sequence[Node]) -> tuple[Recipe, list[Launch | Step]
 
 def _write(name: str, made: Recipe, nodes: Sequence[Node]) -> None:
     """Keeps the recipe, unless it runs something on the reference device or speaks of what is not in the graph."""
-    at = {(n.site, id(n.group)): i for i, n in reversed(list(enumerate(nodes)))}
+    at = {_asked_for(n): i for i, n in enumerate(nodes)}
     try:
         parts = [
             (
                 tuple(map(tuple, part.rows)),
                 tuple(
-                    (row, tuple((at[n.site, id(n.group)], axis) for n, axis in checks))
-                    for row, checks in part.checks.items()
+                    (row, tuple((at[_asked_for(n)], axis) for n, axis in checks)) for row, checks in part.checks.items()
                 ),
                 part.scratch,
             )
