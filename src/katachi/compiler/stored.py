@@ -42,11 +42,15 @@ def name_of(nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[in
         graph = [
             (
                 n.primitive,
-                operations.setdefault(_asked_for(n), len(operations)), tuple(number[x] for x in n.inputs), tuple((k, _plain(v)) for k, v in n.attrs.items()),
-                n.shape, n.dtype.name, n.device,
+                operations.setdefault(_asked_for(n), len(operations)),
+                tuple(number[x] for x in n.inputs),
+                tuple((k, _plain(v)) for k, v in n.attrs.items()),
+                n.shape,
+                n.dtype.name,
+                n.device,
             )
             for n in nodes
-        ]  # fmt: skip
+        ]
     except _Unnamed:
         return None
     wanted = tuple(number[n] for n in outputs), tuple(replaces.items())
