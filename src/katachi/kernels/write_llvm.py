@@ -18,6 +18,7 @@ from katachi.kernels.target import Target
 
 STRETCH = 256  # steps of a loop whose terms are added up one after another
 SHORT, ABREAST = 8, 4  # instructions of a step that is short; how many such steps are taken at a time
+WIDE = (16, ABREAST)  # vectors of a row that are taken at a time where sums go down the columns
 SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
 
 
@@ -121,11 +122,12 @@ class _Writer:
         vector = depth == self.code.vector
         if vector and any(self.accumulations) and self._light():
             # Sums over rows: of each row several cache lines, side by side.
-            each = ABREAST * self.lanes
-            whole = low + ((high - low) & -each)
-            with b.loop(low, whole, each) as i:
-                self._body(depth, i, each, None, lambda: self._outer(depth + 1), True)
-            low = whole
+            for abreast in WIDE:
+                each = abreast * self.lanes
+                whole = low + ((high - low) & -each)
+                with b.loop(low, whole, each) as i:
+                    self._body(depth, i, each, None, lambda: self._outer(depth + 1), True)
+                low = whole
         self._loop(depth, low, high, vector, lambda: self._outer(depth + 1))
 
     def _stages(self) -> None:
