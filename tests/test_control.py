@@ -266,3 +266,45 @@ def test_a_random_draw_and_a_branch_within_a_scan() -> None:
             found.append(run())
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", range(1, 7))
+def test_a_carry_that_is_handed_along(depth: int) -> None:
+    """Parts of the carry that a body passes on as they are stay what they were, however long."""
+    found = []
+    for device in DEVICES:
+        with kt.device(device):
+            start = tuple(kt.tensor(np.full(4, k, np.float32)) for k in range(depth))
+            last, _ = kt.scan(lambda s, _: ((*s[1:], kt.cumsum(s[0] + 1.0)), None), start, length=3 * depth + 2)
+            looped = kt.while_loop(lambda s: s[-1].sum() < 1e4, lambda s: (*s[1:], kt.cumsum(s[0] + 1.0)), start)
+            found.append([v.numpy() for v in (*last, *looped)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(b, a)
+
+
+@pytest.mark.parametrize("size", [8, 64, 512])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_custom_call_may_use_katachi(size: int, within: bool) -> None:
+    """Its programs run amid another one, whose temporaries and scratch memory stay as they are."""
+    a = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+
+    def own(x: Any) -> Any:
+        t = kt.ones((size, size))
+        kt.sum(kt.sort(kt.cumsum(t, axis=0)) @ t.T).item()
+        return x * 2
+
+    def call(q: Any) -> Any:
+        return kt.custom_call(own, q.shape, q.dtype, q)
+
+    def run() -> Any:
+        q = kt.cumsum(kt.cumsum(kt.tensor(a), axis=0), axis=1)
+        r = kt.scan(lambda c, x: (call(c) * 0.1 + x @ c, None), q, kt.stack([q, q]))[0] if within else call(q)
+        total = kt.sum(kt.cumsum(kt.cumsum(r, axis=0) @ q, axis=0))
+        del q, r  # temporaries from here on
+        return total.item()
+
+    with kt.device("reference"):
+        want = run()
+    with kt.device("cpu"):
+        for _ in range(4):
+            assert run() == pytest.approx(want, rel=1e-4)

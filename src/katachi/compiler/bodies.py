@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from katachi.compiler.steps import Array, Step
-from katachi.devices.memory import Arena, Buffer
+from katachi.devices.memory import Arena, arena
 from katachi.graph.control import BUNDLES, Body
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import input_node
@@ -25,7 +25,7 @@ class _Seen(NamedTuple):
 
 class NativeBody:
     """A body as a program of its own, with an arena of its own: the program around it has values in the common one.
-    Calls take and give arrays; those given are the next call's but one to overwrite, until `release`."""
+    Calls take and give arrays. Those given last while the next call runs, and for as long as calls hand them on."""
 
     def __init__(self, body: Body) -> None:
         from katachi.compiler.native import NativeProgram
@@ -38,7 +38,7 @@ class NativeBody:
             new[n] = Node(n.primitive, tuple(new[x] for x in n.inputs), n.attrs, n.aval)
             new[n].site, new[n].group = n.site, _asked(n.group)
         self.program = NativeProgram([new[n] for n in body.outputs], {}, Arena())
-        self._given: list[list[Buffer]] = []
+        self._given: list[list[Any]] = []  # buffers of the last two calls, and what is the caller's
 
     @property
     def bytes(self) -> int:
@@ -48,8 +48,11 @@ class NativeBody:
     def __call__(self, params: Sequence[Array], captured: Sequence[Array]) -> list[Array]:
         operands = [np.ascontiguousarray(x).reshape(x.shape) for x in (*params, *captured)]
         seen: list[Any] = [_Seen(x, x.__array_interface__["data"][0]) for x in operands]
-        self._given = [*self._given[-1:], self.program.run(seen, [])]
-        return [buffer.array for buffer in self._given[-1]]
+        ours = {buffer.address: buffer for given in self._given for buffer in given}
+        # a result that is a parameter is memory of the call that made it, or of the caller's
+        results = [ours.get(result.address, result) for result in self.program.run(seen, [])]
+        self._given = [*self._given[-1:], results]
+        return [result.array for result in results]
 
     def release(self) -> None:
         """Nobody reads any more what calls have given."""
@@ -65,7 +68,19 @@ def _asked(group: object) -> object:
 
 def step(node: Node, reads: tuple[int, ...], writes: int) -> Step:
     """The step of a node that no kernel computes: control flow with native bodies, or what only Python can do."""
+    if node.primitive == "custom_call":
+        return Step(node, reads, writes, (), {**node.attrs, "function": _apart(node.attrs["function"])})
     if node.primitive not in BUNDLES:
         return Step(node, reads, writes, ())
     attrs = {key: NativeBody(value) if isinstance(value, Body) else value for key, value in node.attrs.items()}
     return Step(node, reads, writes, (), attrs)
+
+
+def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's function. It may use katachi, whose programs then run amid this one."""
+
+    def call(*arrays: Array) -> Any:
+        with arena.aside():
+            return function(*arrays)
+
+    return call

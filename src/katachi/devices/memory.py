@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def admit(asked: int, what: Callable[[], str]) -> None:
 
 def kept() -> int:
     """Bytes of freed blocks, and of the arena, that wait to be used again."""
-    return _kept + arena.block.nbytes
+    return _kept + arena.block.nbytes + arena.apart
 
 
 def release() -> None:
@@ -136,6 +136,19 @@ class Arena:
     def __init__(self) -> None:
         self.block = np.empty(0, np.uint8)
         self.base = 0
+        self.apart = 0  # bytes that programs use amid which others run
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within it programs have another piece: what is in this one belongs to a program that has not ended."""
+        saved = self.block, self.base
+        self.apart += self.block.nbytes
+        self.block, self.base = np.empty(0, np.uint8), 0
+        try:
+            yield
+        finally:
+            self.block, self.base = saved
+            self.apart -= self.block.nbytes
 
     def at_least(self, size: int) -> int:
         """The address of the arena, grown to `size` bytes if need be."""
