@@ -14,7 +14,7 @@ from katachi.graph.primitives import make
 from katachi.graph.sizes import Shape, broadcast, count
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.operand import as_axes, as_axis, as_shape, hashable
+from katachi.tensor.operand import as_axes, as_axis, as_shape, common_shape, hashable
 from katachi.tensor.signatures import joining, permutation, reshaping, squeezing, stacking
 from katachi.tensor.types import _G, _S, Shaped, like, shape_vars
 
@@ -188,12 +188,10 @@ def broadcast_arrays(*xs: Tensor[Any, Any]) -> list[Tensor[Any, Any]]:
     >>> [x.shape for x in kt.broadcast_arrays(kt.zeros((2, 1)), kt.zeros(3))]
     [(2, 3), (2, 3)]
     """
-    shape: Shape = ()
-    for x in xs:
-        common = broadcast(shape, x.shape)
-        if common is None:
-            raise ShapeError(f"broadcast_arrays: shapes {' and '.join(str(x.shape) for x in xs)} do not broadcast")
-        shape = common
+    try:
+        shape = common_shape([x.shape for x in xs])
+    except ShapeError as error:
+        raise ShapeError(f"broadcast_arrays: {error}") from None
     return [broadcast_to(x, shape) for x in xs]
 
 

@@ -22,13 +22,19 @@ def unify(*xs: Node, floating: bool = False) -> tuple[Node, ...]:
         dtype = promote(dtype, x.dtype)
     if floating and not dtype.is_floating:
         dtype = float32
-    shape: Shape = ()
-    for x in xs:
-        common = broadcast(shape, x.shape)
-        if common is None:
-            raise ShapeError(f"shapes {' and '.join(str(x.shape) for x in xs)} do not broadcast")
-        shape = common
+    shape = common_shape([x.shape for x in xs])
     return tuple(b.spread(b.convert(x, dtype), shape) for x in xs)
+
+
+def common_shape(shapes: Sequence[Shape]) -> Shape:
+    """The shape that all of these broadcast to. Raises ShapeError."""
+    shape: Shape = ()
+    for one in shapes:
+        common = broadcast(shape, one)
+        if common is None:
+            raise ShapeError(f"shapes {' and '.join(map(str, shapes))} do not broadcast")
+        shape = common
+    return shape
 
 
 def floating(x: Node) -> Node:
