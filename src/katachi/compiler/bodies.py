@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from katachi.compiler.steps import Array, Step
-from katachi.devices.memory import Arena, arena
+from katachi.devices.memory import Arena
 from katachi.graph.control import BUNDLES, Body
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import input_node
@@ -20,7 +20,10 @@ class _Seen(NamedTuple):
 
     array: Array
     address: int
-    pinned: bool = True
+
+    def alias(self) -> _Seen:
+        """It is somebody else's in any case."""
+        return self
 
 
 class NativeBody:
@@ -68,19 +71,8 @@ def _asked(group: object) -> object:
 
 def step(node: Node, reads: tuple[int, ...], writes: int) -> Step:
     """The step of a node that no kernel computes: control flow with native bodies, or what only Python can do."""
-    if node.primitive == "custom_call":
-        return Step(node, reads, writes, (), {**node.attrs, "function": _apart(node.attrs["function"])})
     if node.primitive not in BUNDLES:
         return Step(node, reads, writes, ())
     attrs = {key: NativeBody(value) if isinstance(value, Body) else value for key, value in node.attrs.items()}
     return Step(node, reads, writes, (), attrs)
 
-
-def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The user's function. It may use katachi, whose programs then run amid this one."""
-
-    def call(*arrays: Array) -> Any:
-        with arena.aside():
-            return function(*arrays)
-
-    return call

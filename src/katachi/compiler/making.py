@@ -36,7 +36,6 @@ def make(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Recipe:
     """For the program that computes `outputs`, of which some replace inputs."""
     outputs, groups, in_place = grouped(outputs, replaces)
     leaves = [n for n in toposort(outputs) if n.primitive == "input"]
-    entered = {n.attrs["slot"] for n in leaves if not n.attrs["scalar"]}
     values = dict.fromkeys([*leaves, *[v for g in groups for v in g.outputs], *outputs])
     index = {n: i for i, n in enumerate(values, SCRATCH + 1)}
 
@@ -45,12 +44,7 @@ def make(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Recipe:
 
     made_here = {v for g in groups for v in g.outputs}
     fresh = [n for n in dict.fromkeys(outputs) if n in made_here and n not in in_place]
-    # the program's own references: `inputs`, a variable, an argument, and `given` if the value is read
-    cells = [
-        Cell(value(outputs[i]), k, place, 4 if k in entered else 3)
-        for place, (i, k) in enumerate(replaces.items())
-        if outputs[i] in in_place
-    ]
+    cells = [Cell(value(outputs[i]), k) for i, k in replaces.items() if outputs[i] in in_place]
     keep = {index[n] for n in outputs}
     reads = [[index[x] for x in g.inputs if x in index] for g in groups]
     made = [[index[v] for v in g.outputs] for g in groups]

@@ -4,8 +4,7 @@ functions of the user's."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from sys import getrefcount
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from katachi.compiler import stored
 from katachi.compiler.bodies import NativeBody
 from katachi.compiler.plan import Plan
-from katachi.compiler.steps import Launched, Step, Stub, located, within_limit
+from katachi.compiler.steps import Launched, Step, Stub, aliases, located, within_limit
 from katachi.devices.cpu.engine import engine
 from katachi.devices.memory import Arena, Buffer, Usage, allocate, arena, release
 from katachi.errors import IndexBoundsError
@@ -47,10 +46,10 @@ class NativeProgram:
         self._source = outputs, replaces
         self.uses, self.results, self.plain = r.uses, r.results, r.plain
         self.fresh = [(row, shape, _numpy(dtype)) for row, shape, dtype in r.fresh]
-        self.in_place = [
-            (row, shape, _numpy(dtype), k, place, ours) for (row, shape, dtype), k, place, ours in r.in_place
-        ]
+        self.in_place = [(row, shape, _numpy(dtype), k) for (row, shape, dtype), k in r.in_place]
+        self.overwritten: list[Buffer] = []  # by the run that is prepared
         self.arena = own or arena
+        self.aliases = aliases(r.results, [row for row, _ in r.uses])
         launches = [part for part in self.stretches if not isinstance(part, Step)]
         steps = [part for part in self.stretches if isinstance(part, Step)]
         self.bodies = [b for part in steps for b in (part.attrs or {}).values() if isinstance(b, NativeBody)]
@@ -118,15 +117,19 @@ class NativeProgram:
         self.launch()
         return buffers
 
-    def prepare(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
+    def another(self) -> NativeProgram:
+        """The same program once more, for a run amid a run of this one."""
+        return NativeProgram(*self._source)
+
+    def prepare(
+        self, inputs: Sequence[Buffer], numbers: Sequence[float], held: Container[int] | None = None
+    ) -> list[Buffer]:
         """The outputs' buffers, which `launch` will fill.
 
-        `holders` says for each replaced value how many handles hold the old one. If nothing else does, the new one
-        takes its memory."""
+        A replaced value's memory is taken by the new one unless it is shared, or its id is in `held`; where that is
+        None, never."""
         if Usage.limit is not None and self.arena is arena:  # a body is part of the plan around it
-            within_limit(
-                self.plan, self._new_bytes(inputs, holders), lambda: [v for g in self.groups for v in g.outputs]
-            )
+            within_limit(self.plan, self._new_bytes(inputs, held), lambda: [v for g in self.groups for v in g.outputs])
         if self.runs < SETTLED:  # what others left is of no use to it, and what its first run leaves of little
             self.runs += 1
             release()
@@ -144,18 +147,22 @@ class NativeProgram:
         for row, shape, dtype in self.fresh:
             buffer = given[row] = allocate(shape, dtype)
             rows[row] = buffer.address
-        for row, shape, dtype, k, place, ours in self.in_place:
+        overwritten: list[Buffer] = []
+        for row, shape, dtype, k in self.in_place:
             buffer = inputs[k]
-            if not holders or buffer.pinned or getrefcount(buffer) > holders[place] + ours:
+            if held is None or buffer.shared() or id(buffer) in held:
                 buffer = allocate(shape, dtype)
+            else:
+                overwritten.append(buffer)
             given[row] = buffer
             rows[row] = buffer.address
+        self.overwritten = overwritten
         base = self.arena.at_least(self.plan.arena + self.plan.scratch)
         if base != self.arena_base:
-            self.arena_base = base
             rows[SCRATCH] = base + self.plan.arena
             for row, offset in self.offsets:
                 rows[row] = base + offset
+            self.arena_base = base  # at last: if Ctrl-C comes before, they are all written again
         for (row, shape, dtype), constant in self.plain:
             given[row] = allocate(shape, _numpy(dtype))
             given[row].array[...] = constant
@@ -163,20 +170,21 @@ class NativeProgram:
         self.given, self.done = given, False
         if self.last is not None:
             self.last.status[3] = 0
-        return [given[row] if row in given else self._number(row) for row in self.results]
+        results = [given[row] if row in given else self._number(row) for row in self.results]
+        for i in self.aliases:
+            results[i] = results[i].alias()
+        return results
 
-    def _new_bytes(self, inputs: Sequence[Buffer], holders: Sequence[int]) -> int:
-        """What `prepare` will allocate for results. It asks as `prepare` does who holds a value, and when there are as
-        many references to it: `given` has those that are read."""
-        given = {row: inputs[k] for row, k in self.uses}
+    def _new_bytes(self, inputs: Sequence[Buffer], held: Container[int] | None) -> int:
+        """What `prepare` will allocate for results."""
         sizes = [(shape, dtype) for _, shape, dtype in self.fresh]
         sizes += [(shape, _numpy(dtype)) for (_, shape, dtype), _ in self.plain]
         sizes += [((), array.dtype) for row, array in self.number_arrays if row in self.results]
-        for _, shape, dtype, k, place, ours in self.in_place:
-            buffer = inputs[k]
-            if not holders or buffer.pinned or getrefcount(buffer) > holders[place] + ours:
-                sizes.append((shape, dtype))
-        del given
+        sizes += [
+            (shape, dtype)
+            for _, shape, dtype, k in self.in_place
+            if held is None or inputs[k].shared() or id(inputs[k]) in held
+        ]
         return sum(count(shape) * dtype.itemsize for shape, dtype in sizes)
 
     def launch(self) -> None:
@@ -207,6 +215,12 @@ class NativeProgram:
             except IndexBoundsError as error:
                 raise located(error, getattr(error, "node", None)) from None
         self.done = True
+
+    def wait(self) -> None:
+        """If kernels run in a thread of their own, until they have ended."""
+        for part in self.stretches:
+            if not isinstance(part, Step):
+                part.wait()
 
     def committed(self) -> bool:
         """Whether the last launch came to its end, even if something was raised afterwards."""

@@ -3,13 +3,13 @@ device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from katachi.compiler.plan import Plan, plan
-from katachi.compiler.steps import Launched, Step, Stub, last_uses, nbytes, within_limit
+from katachi.compiler.steps import Launched, Step, Stub, aliases, last_uses, nbytes, within_limit
 from katachi.devices.memory import Buffer, Usage, allocate
 from katachi.graph.node import Node, toposort
 from katachi.graph.sizes import count
@@ -24,12 +24,15 @@ class ReferenceProgram:
     kernels_compiled = 0
 
     def __init__(self, outputs: Sequence[Node]) -> None:
+        self._outputs = outputs
         nodes = toposort(outputs)
         row = {n: i for i, n in enumerate(nodes)}
         leaves = [n for n in nodes if n.primitive == "input"]
         self.uses = [(row[n], n.attrs["slot"]) for n in leaves if not n.attrs["scalar"]]
         self.numbers = [(row[n], n.attrs["slot"], n.dtype.numpy) for n in leaves if n.attrs["scalar"]]
         self.rows, self.results = len(nodes), [row[n] for n in outputs]
+        self.aliases = aliases(self.results, [row for row, _ in self.uses])
+        self.overwritten: Sequence[Buffer] = ()  # none: new values have memory of their own
         self.kinds = [(row[n], (n.shape, n.dtype.numpy)) for n in dict.fromkeys(outputs)]
         self.inputs: Sequence[Buffer] = ()  # while a run is prepared
         self.given: Sequence[float] = ()
@@ -58,7 +61,13 @@ class ReferenceProgram:
         self.launch()
         return buffers
 
-    def prepare(self, inputs: Sequence[Buffer], numbers: Sequence[float], holders: Sequence[int] = ()) -> list[Buffer]:
+    def another(self) -> ReferenceProgram:
+        """The same program once more, for a run amid a run of this one."""
+        return ReferenceProgram(self._outputs)
+
+    def prepare(
+        self, inputs: Sequence[Buffer], numbers: Sequence[float], held: Container[int] | None = None
+    ) -> list[Buffer]:
         """The outputs' buffers, which `launch` will fill: all new, but for inputs that are outputs."""
         given = {row: inputs[k] for row, k in self.uses}
         if Usage.limit is not None:
@@ -67,7 +76,13 @@ class ReferenceProgram:
         self.made = {row: allocate(*kind) for row, kind in self.kinds if row not in given}
         given.update(self.made)
         self.inputs, self.given, self.done = inputs, numbers, False
-        return [given[row] for row in self.results]
+        results = [given[row] for row in self.results]
+        for i in self.aliases:
+            results[i] = results[i].alias()
+        return results
+
+    def wait(self) -> None:
+        """Nothing runs in a thread of its own."""
 
     def launch(self) -> None:
         """Compute what was prepared; raises what a primitive raises, with the user's line added."""

@@ -19,13 +19,10 @@ class Value(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A new value that may take the memory of the one it replaces: input `k`, number `place` of the replaced values.
-    `ours`: how many references to that memory are the program's own while it asks (`NativeProgram.prepare`)."""
+    """A new value that may take the memory of the one it replaces, input `k`."""
 
     value: Value
     k: int
-    place: int
-    ours: int
 
 
 class Recipe(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -91,6 +92,15 @@ def nbytes(node: Node) -> int:
     for n in node.shape:
         size *= n
     return size
+
+
+def aliases(results: Sequence[int], inputs: Sequence[int]) -> list[int]:
+    """Which results somebody else holds as well: those that are inputs, and those that are there several times.
+
+    `aliases([5, 7, 7, 2], inputs=[2, 3])` is `[1, 2, 3]`.
+    """
+    times = Counter([*results, *inputs])
+    return [i for i, row in enumerate(results) if times[row] > 1]
 
 
 def last_uses(reads: list[list[int]], made: list[list[int]], keep: set[int]) -> list[list[int]]:

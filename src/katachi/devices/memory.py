@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import mmap
 import sys
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,43 +78,86 @@ def _fresh(size: int) -> Array:
 
 
 class Buffer:
-    """A C-contiguous array that holds one value. `pinned`: somebody outside sees the memory, so never write to it
-    again."""
+    """A C-contiguous array that holds one value.
 
-    __slots__ = ("__weakref__", "_block", "address", "array", "pinned")
+    A cell's buffer is overwritten in place if the cell alone holds it. Whoever else wants to hold it takes an alias,
+    and whoever hands the memory to NumPy pins it:
+
+        x = allocate((2,), float32)    x.shared() is False: a new value may take its place
+        y = x.alias()                  x.shared() is True, as long as y lives
+        x.pin()                        x.shared() is True from now on
+    """
+
+    __slots__ = ("__weakref__", "_alias", "_block", "_counted", "address", "array", "origin", "pinned")
 
     array: Array
     address: int
+    origin: Buffer | None  # whose memory an alias is
+    _alias: weakref.ref[Buffer] | None
 
     def __init__(self, array: Array, block: Array | None = None, address: int | None = None) -> None:
-        self.array, self._block, self.pinned = array, block, False
+        self._counted, self.array, self._block, self.pinned = 0, array, block, False
+        self.origin = self._alias = None
         self.address = array.__array_interface__["data"][0] if address is None else address
-        Usage.live += array.nbytes
-        Usage.peak = max(Usage.peak, Usage.live)
+        nbytes = array.nbytes
+        Usage.live += nbytes
+        self._counted = nbytes
+        if Usage.live > Usage.peak:
+            Usage.peak = Usage.live
+
+    def alias(self) -> Buffer:
+        """The same memory as another Buffer. Called with the lock of `tensor/running.py` held."""
+        origin = self.origin or self
+        found = origin._alias and origin._alias()
+        if found is None:
+            found = object.__new__(Buffer)
+            found._counted, found.array, found._block, found.pinned = 0, origin.array, None, origin.pinned
+            found.origin, found._alias, found.address = origin, None, origin.address
+            origin._alias = weakref.ref(found)
+        return found
+
+    def pin(self) -> None:
+        """Somebody outside sees the memory, so nobody writes to it again."""
+        self.pinned = True
+        if self.origin is not None:
+            self.origin.pinned = True
+
+    def shared(self) -> bool:
+        """Whether somebody but a cell and the traces may hold this memory."""
+        return self.pinned or self.origin is not None or (self._alias is not None and self._alias() is not None)
 
     def __del__(self) -> None:
         global _kept
-        block = getattr(self, "_block", None)
-        if not hasattr(self, "address"):  # Ctrl-C came while it was being made
+        if not getattr(self, "_counted", 0):  # an alias, empty, or Ctrl-C came while it was being made
             return
-        Usage.live -= self.array.nbytes
-        if block is not None and not self.pinned and _kept + block.nbytes <= _KEEP_BYTES:
-            _free.setdefault(block.nbytes, []).append(block)
-            _kept += block.nbytes
+        Usage.live -= self._counted
+        block = self._block
+        if block is not None and not self.pinned:
+            size = block.nbytes
+            if _kept + size <= _KEEP_BYTES:
+                _free.setdefault(size, []).append(block)
+                _kept += size
+
+
+def _spare(size: int) -> Array | None:
+    """A freed block of that size, if there is one."""
+    global _kept
+    try:
+        block = _free[size].pop()
+    except (KeyError, IndexError):  # tried, not asked before: other threads take some too
+        return None
+    _kept -= size
+    return block
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
     """An aligned buffer with unspecified contents."""
-    global _kept
     size = dtype.itemsize
     for n in shape:
         size *= n
     size = (size + 2 * ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT  # one unit more, to align within
-    spare = _free.get(size)
-    if spare:
-        block = spare.pop()
-        _kept -= size
-    else:
+    block = _spare(size)
+    if block is None:
         block = _fresh(size)
     start = block.__array_interface__["data"][0]
     skip = -start % ALIGNMENT
@@ -134,40 +178,36 @@ class Arena:
     """One piece of memory for the temporaries of all programs, which run one at a time."""
 
     def __init__(self) -> None:
-        self.block = np.empty(0, np.uint8)
-        self.base = 0
-        self.apart = 0  # bytes that programs use amid which others run
+        self.piece: Piece = NO_PIECE
+        self.apart = 0  # bytes that suspended programs use, amid which others run
 
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Within it programs have another piece: what is in this one belongs to a program that has not ended."""
-        saved = self.block, self.base
-        self.apart += self.block.nbytes
-        self.block, self.base = np.empty(0, np.uint8), 0
-        try:
-            yield
-        finally:
-            self.block, self.base = saved
-            self.apart -= self.block.nbytes
+    @property
+    def block(self) -> Array:
+        return self.piece[0]
 
     def at_least(self, size: int) -> int:
         """The address of the arena, grown to `size` bytes if need be."""
-        if size > self.block.nbytes - ALIGNMENT:
-            self.block = np.empty(0, np.uint8)
-            self.block = _fresh(size + ALIGNMENT)
-            start = self.block.__array_interface__["data"][0]
-            self.base = start + -start % ALIGNMENT
-        return self.base
+        block, base = self.piece
+        if size > block.nbytes - ALIGNMENT:
+            del block
+            self.piece = NO_PIECE  # given back first, so that there are never two
+            block = _fresh(size + ALIGNMENT)
+            start = block.__array_interface__["data"][0]
+            base = start + -start % ALIGNMENT
+            self.piece = block, base
+        return base
 
     def at_most(self, size: int) -> None:
         """Give the arena back if it is larger; only while no program is prepared or runs."""
         if self.block.nbytes > size + ALIGNMENT:
-            self.block, self.base = np.empty(0, np.uint8), 0
+            self.piece = NO_PIECE
 
     def view(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """A value in the arena as an array."""
-        start = self.base - self.block.__array_interface__["data"][0]
-        return np.ndarray(shape, dtype, self.block, start + offset)
+        block, base = self.piece
+        return np.ndarray(shape, dtype, block, base - block.__array_interface__["data"][0] + offset)
 
 
+Piece = tuple[Array, int]  # a block, and the first aligned address in it; one tuple, so that they change together
+NO_PIECE: Piece = (np.empty(0, np.uint8), 0)
 arena = Arena()

@@ -12,8 +12,9 @@ from katachi.tensor import trees
 from katachi.tensor.creation import as_array, leaf, tensor
 from katachi.tensor.handle import handle
 from katachi.tensor.modes import check_device, no_grad
+from katachi.tensor.running import locked
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Changes, Recording, note_module, settle
+from katachi.tensor.trace import Changes, Recording, flush, look, note_module, settle
 from katachi.tensor.types import _S, Fixed, S, Tracked
 
 if TYPE_CHECKING:
@@ -243,8 +244,8 @@ class Module:
     def state_dict(self) -> dict[str, Tensor]:
         """Constant snapshots of all state, under PyTorch's names."""
         found = dict(self.named_state())
-        with no_grad():
-            return {name: handle(Tensor, _constant(cell), _value(cell)) for name, cell in found.items()}
+        values = locked(lambda: [look(cell) for cell in found.values()])  # of one moment, whatever other threads do
+        return {name: handle(Tensor, _constant(cell), v) for (name, cell), v in zip(found.items(), values, strict=True)}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Mismatch:
         """Give all state new values, tensors or arrays, converted to each dtype. All or nothing.
@@ -273,6 +274,7 @@ class Module:
         with no_grad():
             for name, value in values.items():
                 own[name].set(value)
+        flush()  # other threads see it from here on
         return odd
 
     # ---- looks
@@ -284,13 +286,6 @@ class Module:
         name, own = type(self).__name__, self.describe()
         lines = [f"({child}): {module!r}".replace("\n", "\n  ") for child, module in self.named_children()]
         return f"{name}({own})" if not lines else "\n  ".join([f"{name}(", *([own] if own else []), *lines]) + "\n)"
-
-
-def _value(cell: Tensor) -> Any:
-    settle(cell)
-    assert cell._value is not None
-    cell._value.pinned = True
-    return cell._value
 
 
 def _constant(cell: Tensor) -> Any:
@@ -326,11 +321,7 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, Module):
         return value.freeze()
     if isinstance(value, Parameter):
-        settle(value)
-        twin = handle(Buffer, _constant(value), value._value)
-        assert value._cell is not None
-        value._cell.adopt(twin)
-        return twin
+        return locked(_twin, value)
     if not any(True for _ in _find("", value, (Module, Parameter))):
         return value
     if isinstance(value, tuple):
@@ -339,6 +330,15 @@ def _frozen(value: Any) -> Any:
     twin = copy.copy(value)  # a list or a dict
     for place in range(len(value)) if isinstance(value, list) else value:
         twin[place] = _frozen(value[place])
+    return twin
+
+
+def _twin(parameter: Parameter) -> Any:
+    """A constant that always has the parameter's value. With the lock held."""
+    settle(parameter)
+    twin = handle(Buffer, _constant(parameter), parameter._value)
+    assert parameter._cell is not None
+    parameter._cell.adopt(twin)
     return twin
 
 

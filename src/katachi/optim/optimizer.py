@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from katachi.errors import CheckpointError, GradientError
+from katachi.graph.node import aval
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import leaf
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import handle
+from katachi.tensor.modes import modes
+from katachi.tensor.running import locked
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Trace, current, flush, let_be_computed, note_grad
+from katachi.tensor.trace import Trace, current, flush, let_be_computed, look, note_grad
 
 ALWAYS = ("initial_lr", "decoupled_weight_decay", "foreach", "fused")  # PyTorch's, that change no number here
 
@@ -129,14 +133,22 @@ class Optimizer:
                     raise
         g = None  # a handle that is alive at the flush would be computed for somebody to see
         taken: list[Any] = []
-        t.committed = False
+        before = t.modes
         try:
+            t.taken, t.committed = True, False
+            t.modes = modes(before.grad, False, before.device, before.region)  # all groups at once, eager or not
             for update in updates:
-                self._pend(*update, grads, taken)
-            flush()
-        except BaseException:
+                self._pend(t, *update, grads, taken)
+                if t.committed:  # so much was pending that it had to be computed
+                    t.committed, taken = False, []
+            flush(t)
+            t.modes, t.taken = before, False
+        except BaseException as error:
             if recording is None and not t.committed:
                 self._give_back(t, taken, grads)
+                if isinstance(error, Exception) and grads is None:
+                    t.failed_leaves += [p for p, *_ in taken]
+            t.modes, t.taken = before, False
             raise
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,12 +158,13 @@ class Optimizer:
         for group in self.param_groups:
             places = [number.setdefault(p, len(number)) for p in group["params"]]
             groups.append({**{k: v for k, v in group.items() if k != "params"}, "params": places})
-        flush()
-        state = {
-            place: {name: _snapshot(value) for name, value in self.state[p].items()}
-            for p, place in number.items()
-            if p in self.state
-        }
+        state = locked(  # of one moment, whatever other threads do
+            lambda: {
+                place: {name: _snapshot(value) for name, value in self.state[p].items()}
+                for p, place in number.items()
+                if p in self.state
+            }
+        )
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -216,6 +229,7 @@ class Optimizer:
 
     def _pend(
         self,
+        t: Trace,
         group: dict[str, Any],
         step: int,
         params: list[Any],
@@ -226,38 +240,42 @@ class Optimizer:
         """One entry that updates these parameters; `taken` gets what it takes to put their gradients back."""
         cells = [*params, *[self.state[p][name] for name in self.states for p in params]]
         states = [self.state[p] for p in params]
-        recording = current().recording
+        recording = t.recording
         if recording is not None:
-            recording.sources.append((len(current().scalars), _Step(self, group, self.flags(group), states)))
+            recording.sources.append((len(t.scalars), _Step(self, group, self.flags(group), states), None))
             recording.steps += [(state, state["step"]) for state in states]
         found = [p._grad for p in params] if grads is None else [grads[p] for p in params]
         operands = [*cells, *found, *numbers]
-        apply(self.update, operands, (len(params), len(self.states), *self.flags(group)), _writes(len(cells)))
+        t.then.append(partial(_count, states, step))
         # the handles themselves must go: were one alive at the flush, it would be computed for somebody to see
-        taken += [
-            (p, g if g._value is not None else None, g._slot, g._aval) for p, g in zip(params, found, strict=True)
-        ]
-        for p, state in zip(params, states, strict=True):
-            state["step"] = step
+        taken += [(p, g._value, g._slot, g._aval) for p, g in zip(params, found, strict=True)]
+        apply(self.update, operands, (len(params), len(self.states), *self.flags(group)), _writes(len(cells)), trace=t)
+        for p in params:
             if grads is None:
                 p._grad = None
             else:
                 del grads[p]
+        if recording is not None:
+            _count(states, step)
 
     def _give_back(self, t: Trace, taken: list[Any], grads: dict[Any, Any] | None) -> None:
-        if t.written:  # interrupted before the flush
+        """The step has not been taken: its gradients are where they were, as far as they can be computed."""
+        if t.entry is not t.root:  # interrupted before the flush
             t.failed = let_be_computed(t)
-        for p, g, slot, kind in taken:
-            if g is None:
-                g = handle(Tensor, kind, None, slot)
-                g._origin = t.failed
+        for p, value, slot, kind in taken:
             store: Any = {p: p._grad} if grads is None else grads
             if store.get(p) is None:
-                self.state[p]["step"] -= 1
-            store[p] = g
+                g = handle(Tensor, kind, value, slot)
+                g._origin = t.failed if value is None else None
+                store[p] = g
             if grads is None:
-                p._grad = g
-        t.failed = None  # it holds values
+                p._grad = store[p]
+        t.then, t.failed = [], None  # it holds values
+
+
+def _count(states: list[dict[str, Any]], step: int) -> None:
+    for state in states:
+        state["step"] = step
 
 
 class _Step(NamedTuple):
@@ -290,12 +308,17 @@ class _Step(NamedTuple):
         for s in self.states:
             s["step"] = step
 
-    def undo(self) -> None:
+    def now(self) -> None:
+        """`take` changes nothing."""
+
+    def undo(self, before: None) -> None:
         """What `take` did need not be undone; tracing notes the counts of before itself."""
 
 
 def _snapshot(value: Any) -> Any:
-    return value.freeze() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return handle(Tensor, aval(value.shape, value.dtype, value.device, False), look(value))
 
 
 _WRITES: dict[int, tuple[Write, ...]] = {}

@@ -21,7 +21,7 @@ from katachi.graph.site import Group, Site, frames, origin
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
-from katachi.tensor.trace import SPAN, Trace, arrive, flush, let_be_computed, local
+from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local
 
 LARGEST_FLOAT = int(sys.float_info.max)
 MOST_NODES = 50_000  # pending at once
@@ -38,17 +38,26 @@ _new, _new_ref = object.__new__, weakref.ref
 
 
 def apply(
-    op: Op, operands: Sequence[Any], attrs: tuple[Any, ...] = (), writes: tuple[Write, ...] = (), many: bool = False
+    op: Op,
+    operands: Sequence[Any],
+    attrs: tuple[Any, ...] = (),
+    writes: tuple[Write, ...] = (),
+    many: bool = False,
+    trace: Trace | None = None,
 ) -> Any:
     """The handle (or handles, if the operation has several results) of an operation on tensors and Python numbers.
 
-    One that writes to cells has no results but these.
+    One that writes to cells has no results but these. `trace`: which the caller has taken, if not the thread's own.
     """
-    t = local.trace
+    t = trace or local.trace
+    taken = t.taken
+    if taken and trace is None:  # somebody is amid changing it, and was interrupted
+        t, taken = current(), False
     try:
+        t.taken = True
         e = t.entry.hot
         if e is None or not _follow(t, e, op, operands, attrs):
-            operands = [_operand(op, x) for x in operands]
+            operands = [_operand(op, x, t) for x in operands]
             e = _find(t, op, operands, attrs, writes)
         if e.numbers:
             for i, least, most, name in e.ranges:
@@ -58,40 +67,41 @@ def apply(
                     raise OverflowError(
                         f"{op.name}: {_brief(operands[i])} does not fit {name} ({_brief(least)} to {_brief(most)})"
                     )
-            t.scalars.extend([operands[i] for i in e.numbers])
         if e.imports:
             fresh = t.fresh
+            values: Any = enter(fresh) if t.nested else [x._value for x in fresh]  # what enters has been computed
             t.handles.extend(fresh)
-            t.values.extend([x._value for x in fresh])  # type: ignore[misc]  # what enters has been computed
+            t.values.extend(values)
             t.pending_bytes += sum([x._value.array.nbytes for x in fresh if x._cell is None])  # type: ignore[union-attr]
             t.leaves.extend([x for x in fresh if x._origin is LEAF])
+        if e.numbers:
+            t.scalars.extend([operands[i] for i in e.numbers])
         t.entry.hot = e
         t.entry = t.last = e
         slot = t.base + e.first
+        out: Any
         if e.writes:
             _pend_writes(t, e, operands, slot)
-    except BaseException as error:
-        if not isinstance(error, Exception):  # Ctrl-C has left half an operation
-            t.failed = let_be_computed(t)
-        raise
-    if e.writes:
-        if e.flushes:
-            flush(t)
-        return []
-    refs = t.refs
-    if len(e.out_avals) == 1 and not many:
-        h = _new(Result.kind)
-        h._aval, h._value, h._slot = e.out_avals[0], None, slot
-        h._origin = h._grad = h._cell = None
-        refs.append(_new_ref(h))
+            out = []
+        elif len(e.out_avals) == 1 and not many:
+            out = _new(Result.kind)
+            out._aval, out._value, out._slot = e.out_avals[0], None, slot
+            out._origin = out._grad = out._cell = None
+            t.refs.append(_new_ref(out))
+        else:
+            out = [handle(Result.kind, a, None, slot + i) for i, a in enumerate(e.out_avals)]
+            t.refs.extend(map(_new_ref, out))
         if e.flushes or t.pending_bytes > MOST_BYTES:
             flush(t)
-        return h
-    out = [handle(Result.kind, a, None, slot + i) for i, a in enumerate(e.out_avals)]
-    refs.extend(map(_new_ref, out))
-    if e.flushes:
-        flush(t)
-    return out
+        t.taken = taken
+        return out
+    except BaseException as error:
+        if t.nested or not isinstance(error, Exception):  # Ctrl-C has left half an operation
+            flushed, failed = t.entry is t.root and not t.handles, t.failed
+            rest = let_be_computed(t)
+            t.failed = failed if flushed else rest
+        t.taken = taken
+        raise
 
 
 def _brief(n: int) -> str:
@@ -124,6 +134,7 @@ def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[An
                     x._aval is not want[0]
                     or x._value is None
                     or x._slot >= base
+                    or (t.written and x._cell in t.written)
                     or not (source is want[1] or (source.__class__ is Tape and _same_tape(x, source, want)))
                 ):
                     break
@@ -143,7 +154,7 @@ def _same_tape(x: Handle, tape: Any, want: Import) -> bool:
     return tape.template is want.origin and x._node is want.node and tape.consumed == want.consumed
 
 
-def _operand(op: Op, x: Any) -> Any:
+def _operand(op: Op, x: Any, t: Trace) -> Any:
     """x as a tensor or an exact Python bool, int or float."""
     kind = x.__class__
     if kind is float or kind is int or kind is bool or isinstance(x, Handle):
@@ -153,7 +164,7 @@ def _operand(op: Op, x: Any) -> Any:
     if isinstance(x, np.ndarray):
         from katachi.tensor.creation import tensor
 
-        return tensor(x)
+        return tensor(x, device=t.modes.device)
     for plain in (bool, int, float):
         if isinstance(x, plain):
             return plain(x)
@@ -186,7 +197,9 @@ def _want(t: Trace, x: Any, fresh: list[Handle], op: Op) -> Any:
     inside = x._slot - t.base
     if 0 <= inside < SPAN:
         return inside
-    arrive(x)
+    if x._cell in t.written:  # and another thread's trace has used x since
+        return t.written[x._cell] - t.base + (1 if x._aval.tracked else 0)  # type: ignore[index]
+    x = arrive(x)
     source: Any = x._origin
     slot = t.entry.end + len(fresh)
     node, consumed = None, ()
@@ -214,7 +227,7 @@ def _record(
     e.op, e.attrs, e.wants, e.sites, e.modes, e.writes = op, attrs, wants, sites, t.modes, writes
     known = t.slots()
     imports = e.arrivals()
-    before = next_serial()
+    before, outer = next_serial(), (origin.site, origin.group)
     origin.site, origin.group = sites[-1], Group(op.name, t.modes.region)
     number = len(t.handles)
     e.imports = tuple(input_node(w.aval, number + i) for i, w in enumerate(imports))
@@ -261,6 +274,8 @@ def _record(
     t.known = (e, known)
     e.cost = t.entry.cost + next_serial() - before
     e.flushes = t.modes.eager or e.cost > MOST_NODES
+    if t.nested:
+        origin.site, origin.group = outer
     return e
 
 

@@ -17,9 +17,22 @@ from katachi.errors import GradientError
 from katachi.graph.node import Aval
 from katachi.tensor import events, trees
 from katachi.tensor.handle import Cell, Handle, handle
+from katachi.tensor.running import Run, locked, runs
 from katachi.tensor.tape import Finish
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Changes, Recording, Trace, commit, flush, launching, let_be_computed, local, settle
+from katachi.tensor.trace import (
+    Changes,
+    Recording,
+    Trace,
+    arrive,
+    current,
+    enter,
+    flush,
+    held_elsewhere,
+    let_be_computed,
+    local,
+    settle,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +82,7 @@ class Compiled:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        t = local.trace
+        t = current()
         if t.recording is not None or t.nesting or t.examples or t.modes.eager:
             return self.f(*args, **kwargs)  # part of what is being traced, differentiated or looked into
         flush(t)
@@ -78,7 +91,7 @@ class Compiled:
         for variant in self.variants.get(key, ()):
             everything = variant.fits(leaves)
             if everything is not None:
-                return variant.run(everything, None)
+                return variant.run(t, everything, None)
         return self._trace(t, key, leaves)
 
     def _trace(self, outer: Trace, key: Any, leaves: list[Any]) -> Any:
@@ -94,31 +107,50 @@ class Compiled:
                     f"compile: argument {i}, {x._aval!r}, was computed from variables outside, and gradients do not "
                     "pass into a compiled function; compile the whole step, or freeze() the argument"
                 )
-        t = local.trace = Trace()
-        t.modes, t.recording = outer.modes, Recording(everything)
-        Recording.active += 1
-        variant: Variant | None = None
+        t = Trace()
+        t.modes, t.recording, t.committed = outer.modes, Recording(everything), False
         try:
-            own = iter(leaves)
-            args, kwargs = trees.rebuild(key[0], own), trees.rebuild(key[1], own) if key[1] else {}
-            result = self.f(*args, **kwargs)
-            variant = Variant(t, result, everything, bindings, implicit)
-            out = variant.run(everything, t, why)
-        except BaseException:
-            if variant is None or not variant.finish.program.committed():
-                t.recording.undo()
-            raise
+            variant, out = self._record(t, outer, key, leaves, everything, bindings, implicit, why)
         finally:
-            Recording.active -= 1
             local.trace = outer
-            t.recording = None
-            let_be_computed(t)
         kept = self.variants.setdefault(key, [])
         kept.insert(0, variant)
         del kept[MOST_VARIANTS:]
         while len(self.variants) > MOST_VARIANTS:
             del self.variants[next(iter(self.variants))]
         return out
+
+
+    def _record(
+        self,
+        t: Trace,
+        outer: Trace,
+        key: Any,
+        leaves: list[Any],
+        everything: list[Any],
+        bindings: list[Binding],
+        implicit: list[Binding],
+        why: str,
+    ) -> tuple[Variant, Any]:
+        """The function run once on trace t, and what it returned, computed."""
+        recording = t.recording
+        assert recording is not None
+        try:
+            local.trace, Recording.active = t, Recording.active + 1
+            own = iter(leaves)
+            args, kwargs = trees.rebuild(key[0], own), trees.rebuild(key[1], own) if key[1] else {}
+            result = self.f(*args, **kwargs)
+            t.taken = True
+            variant = Variant(t, result, everything, bindings, implicit)
+            return variant, variant.run(t, everything, t, why)
+        except BaseException:
+            if not t.committed:
+                recording.undo()
+            raise
+        finally:
+            local.trace, Recording.active = outer, Recording.active - 1
+            t.recording = None
+            let_be_computed(t)
 
 
 class Variant:
@@ -134,7 +166,7 @@ class Variant:
         self.names = [(b, v) for b in bindings if not _enters(v := b.read()) and _matters(v)]
         self.avals: list[Aval] = [x._aval for x in everything]
         self.alias = _alias(everything)
-        self.sources = rec.sources
+        self.sources = [(place, source) for place, source, _ in rec.sources]
         self.scalars = list(t.scalars)
         # where each import is found: an argument, a gradient, or always the same tensor or cell
         number = {id(x): i for i, x in reversed(list(enumerate(everything)))}
@@ -156,8 +188,7 @@ class Variant:
         ]
         self.cells: list[Cell] = list(t.written)
         written = tuple(s - t.base for s in t.written.values())
-        with launching:
-            self.finish = Finish(t, tuple(live), written)
+        self.finish = locked(Finish, t, tuple(live), written)
         self.kinds = [n.aval for n in self.finish.nodes]
         self.leaves = list(t.leaves)
 
@@ -196,14 +227,14 @@ class Variant:
                 return None
         return everything
 
-    def run(self, everything: list[Any], first: Trace | None, why: str = "") -> Any:
-        """One call. `first` is the trace that this was recorded on, which has taken its host numbers."""
-        handles, scalars = self.handles.copy(), self.scalars.copy()
-        for k, i in self.from_arguments:
-            handles[k] = everything[i]
-        for k, h in self.from_grads:
-            handles[k] = h._grad if first is None else first.handles[k]
+    def run(self, t: Trace, everything: list[Any], first: Trace | None, why: str = "") -> Any:
+        """One call, which takes trace t. `first` is the trace that this was recorded on, which has taken its host
+        numbers."""
         out = [handle(Tensor, kind) for kind in self.kinds]
+        scalars = self.scalars.copy()
+        sources = self.sources if first is None else ()
+        begun: list[tuple[Any, Any]] = []
+        ahead: dict[int, int] = {}
 
         def find(at: Any) -> Any:
             if at.__class__ is int:
@@ -211,43 +242,51 @@ class Variant:
             kind, what = at
             return everything[what] if kind == "argument" else what
 
-        taken: list[Any] = []
-        prepared, ahead = False, {}
-
         def end() -> None:
             for h, at in self.leaves_grads:
                 h._grad = None if at is None else find(at)
-            if first is None:
-                for _, source in self.sources:
-                    source.settle(ahead)
+            for _, source in sources:
+                source.settle(ahead)
+            t.committed = True
 
-        program = self.finish.program
+        taken = t.taken
         try:
-            if first is None:
-                for at, source in self.sources:
-                    taken.append(source)
-                    numbers = source.take(ahead)
-                    scalars[at : at + len(numbers)] = numbers
-            values = [h._value for h in handles]
-            if None in values:
-                for h in handles:
-                    settle(h)
-                values = [h._value for h in handles]
-            with launching:
-                buffers = program.prepare(values, scalars, [cell.holders() for cell in self.cells])
-                prepared = True
-                made: Any = first or _Made(handles, values, scalars, self.leaves)
-                commit(self.finish, out, buffers, self.cells, self.finish.tape(made, buffers), end)
+            t.taken, t.committed = True, False
+            for at, source in sources:
+                begun.append((source, source.now()))
+                numbers = source.take(ahead)
+                scalars[at : at + len(numbers)] = numbers
+            program = locked(self._compute, t, everything, out, scalars, first, end)
+            t.taken = taken
         except BaseException:
-            if not (prepared and program.committed()):
-                for source in reversed(taken):
-                    source.undo()
+            if not t.committed:
+                for source, before in reversed(begun):
+                    source.undo(before)
+            t.taken = taken
             raise
         if events.observers:
             events.tell(events.Flush(program, first is not None, len(self.finish.nodes), why))
         if self.structure is trees.LEAF:
             return find(self.returns[0])
         return trees.rebuild(self.structure, map(find, self.returns))
+
+    def _compute(
+        self, t: Trace, everything: list[Any], out: list[Any], scalars: list[Any], first: Trace | None, end: Any
+    ) -> Any:
+        """Run the program, with the lock held, so that all state it reads is of one moment; returns the program."""
+        handles = self.handles.copy()
+        for k, i in self.from_arguments:
+            handles[k] = everything[i]
+        for k, h in self.from_grads:
+            handles[k] = h._grad if first is None else first.handles[k]
+        values = [h._value for h in handles]
+        if None in values or runs:
+            values = enter([arrive(h) for h in handles])
+        run = Run(self.finish.program, out, self.finish.nodes, self.cells, end)
+        held = held_elsewhere(t) if self.cells else None
+        made: Any = first or _Made(handles, values, scalars, self.leaves)
+        run(values, scalars, held, lambda results: self.finish.tape(made, results))
+        return run.program
 
 
 class _Made(NamedTuple):

@@ -18,7 +18,7 @@ from katachi.tensor.handle import LEAF, Cell, Handle, handle
 from katachi.tensor.modes import check_device
 from katachi.tensor.operand import as_shape
 from katachi.tensor.signatures import copying, counting, diagonal, filling, repeating, tracking
-from katachi.tensor.trace import current, settle
+from katachi.tensor.trace import current, look
 from katachi.tensor.types import _S, Fixed, Shaped, like, shape_vars
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 def as_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
     """x as a NumPy array of a dtype katachi has: Python floats are float32, ints int64, arrays keep their own."""
     if isinstance(x, Handle):
-        settle(x)
-        assert x._value is not None
-        array = x._value.array
+        value = look(x)
+        if x._cell is not None:
+            value.pin()  # the array goes on without the buffer
+        array = value.array
     elif isinstance(x, np.ndarray):
         array = x
     elif hasattr(x, "__array__") and not isinstance(x, np.generic):

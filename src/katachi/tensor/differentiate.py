@@ -13,7 +13,7 @@ from katachi.tensor.apply import apply
 from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import Trace, current, note_grad
+from katachi.tensor.trace import Trace, current, forget_failed, note_grad
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute
@@ -46,11 +46,23 @@ def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, creat
     if current().examples:
         raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
     retain = create_graph if retain_graph is None else retain_graph
+    if current().failed_leaves:
+        forget_failed(current())
     run = _Run([root], [seed], [], accumulate=True)
-    results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
-    for g, i in zip(results, found.reached, strict=True):
-        run.leaves[i]._grad = g
-    run.consume(found)
+    t, before = run.trace, [leaf._grad for leaf in run.leaves]
+    try:
+        t.taken = True
+        results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
+        t.graded += run.leaves
+        for g, i in zip(results, found.reached, strict=True):
+            run.leaves[i]._grad = g
+        run.consume(found)
+        t.taken = False
+    except BaseException:
+        for leaf, g in zip(run.leaves, before, strict=True):
+            leaf._grad = g
+        t.taken = False
+        raise
 
 
 def gradients(
@@ -159,12 +171,14 @@ class _Run:
         for tape in tapes:
             operands += tape.tracked() if lasting else tape.kept
         operands += [g for g in self.old if g is not None]
-        t.context = self
+        taken = t.taken
         try:
-            results = apply(op, operands, layout, many=True)
+            t.taken, t.context = True, self
+            results = apply(op, operands, layout, many=True, trace=t)
+            extra = t.last.extra
         finally:
-            t.context = None
-        return results, t.last.extra
+            t.taken, t.context = taken, None
+        return results, extra
 
     def consume(self, found: Found) -> None:
         for tape, used in zip(self.tapes, found.consumed, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph.sizes import count
 from katachi.tensor.handle import Handle
-from katachi.tensor.trace import settle
+from katachi.tensor.trace import look
 
 
 class Looked(Handle):
@@ -19,10 +19,9 @@ class Looked(Handle):
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The value as a read-only NumPy array; its memory is never overwritten afterwards."""
-        settle(self)
-        assert self._value is not None
-        self._value.pinned = True
-        view = self._value.array.view()
+        value = look(self)
+        value.pin()
+        view = value.array.view()
         view.flags.writeable = False
         return view
 
@@ -42,9 +41,8 @@ class Looked(Handle):
         """The value of a tensor with one element, as a Python number. Raises ShapeError for any other size."""
         if count(self._aval.shape) != 1:
             raise ShapeError(f"item: needs one element, got shape {self._aval.shape}")
-        settle(self)
-        assert self._value is not None
-        value = self._value.array.item()
+        held = look(self)
+        value = held.array.item()
         return value if isinstance(value, (bool, int, float)) else float(value)
 
     def tolist(self) -> Any:

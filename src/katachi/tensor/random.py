@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from katachi.tensor.types import Fixed
 
 MASK = (1 << 64) - 1
+_drawing = threading.RLock()  # by a signal handler as well
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_drawing.acquire, after_in_parent=_drawing.release, after_in_child=_drawing.release)
 
 
 class Generator:
@@ -37,7 +41,6 @@ class Generator:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._lock = threading.Lock()
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
@@ -50,8 +53,8 @@ class Generator:
         of the operation that follows."""
         recording = local.trace.recording
         if recording is not None:
-            recording.sources.append((len(local.trace.scalars), _Draw(self, signed)))
-        with self._lock:
+            recording.sources.append((len(local.trace.scalars), _Draw(self, signed), self.calls))
+        with _drawing:
             call = self.calls
             self.calls = (call + 1) & MASK
         seed = self.seed
@@ -76,9 +79,12 @@ class _Draw(NamedTuple):
     def settle(self, ahead: dict[int, int]) -> None:
         """A draw is taken at once."""
 
-    def undo(self) -> None:
-        with self.generator._lock:
-            self.generator.calls = (self.generator.calls - 1) & MASK
+    def now(self) -> int:
+        return self.generator.calls
+
+    def undo(self, before: int) -> None:
+        """Nobody has drawn: the number of the next draw is what it was `before`."""
+        self.generator.calls = before
 
 
 default_generator = Generator(0)

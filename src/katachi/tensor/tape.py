@@ -148,7 +148,7 @@ class Finish:
         if not self.roots:
             return lambda node: gone
         extra = iter(buffers[self.first_extra :])
-        kept = [_constant(n, _entered(t, n) if n.primitive == "input" else next(extra)) for n in template.kept]
+        kept = [_constant(n, _entered(t, n).alias() if n.primitive == "input" else next(extra)) for n in template.kept]
         links = [t.handles[link.handle] for link in template.links]
         whole = Tape(template, kept, links, leaves)
         roots = self.roots

@@ -33,7 +33,7 @@ from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import handle
 from katachi.tensor.looking import Looked
 from katachi.tensor.signatures import assigning, expecting, pulling
-from katachi.tensor.trace import flush, note_grad, settle
+from katachi.tensor.trace import flush, look, note_grad, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
 
 if TYPE_CHECKING:
@@ -198,8 +198,7 @@ class Tensor(Looked, Generic[S, G]):
         check_device(device)
         if x._aval.tracked:
             raise GradientError("to: gradients do not cross devices; x.freeze().to(device) moves the value")
-        settle(x)
-        return handle(Tensor, aval(x.shape, x.dtype, device, False), x._value)
+        return handle(Tensor, aval(x.shape, x.dtype, device, False), look(x))
 
     @like(expecting)
     def expect(self, shape: Any) -> Any:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from katachi.compiler import program as compiler
@@ -21,8 +22,9 @@ from katachi.graph.node import Node
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
 from katachi.tensor.entry import Entry, unlike
-from katachi.tensor.handle import LEAF, Cell, Handle, Lost
+from katachi.tensor.handle import LEAF, Cell, Handle, Lost, handle
 from katachi.tensor.modes import modes
+from katachi.tensor.running import Run, catch_up, locked, readable
 from katachi.tensor.tape import Finish
 
 LOOKING = (
@@ -34,6 +36,7 @@ LOOKING_FOR_ALL = (
     "look at it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
 )
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
+PATIENCE = 1000  # times, a millisecond apart
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
@@ -51,13 +54,14 @@ class Recording:
     def __init__(self, arguments: list[Any]) -> None:
         self.arguments = {id(x) for x in arguments}
         self.grads: dict[Any, Any] = {}  # every leaf whose gradient was touched, with the one it had
-        self.sources: list[tuple[int, Any]] = []  # (place among the scalars, where the numbers there come from)
+        # (place among the scalars, where the numbers there come from, what that was before)
+        self.sources: list[tuple[int, Any, Any]] = []
         self.modules: dict[int, Any] = {}
         self.steps: list[tuple[dict[str, Any], int]] = []  # an optimiser's state, and its count of steps before
 
     def undo(self) -> None:
-        for _, source in reversed(self.sources):
-            source.undo()
+        for _, source, before in reversed(self.sources):
+            source.undo(before)
         for state, step in reversed(self.steps):
             state["step"] = step
         for leaf, grad in self.grads.items():
@@ -65,7 +69,11 @@ class Recording:
 
 
 class Trace:
-    """One thread's pending work: where in the tree it stands and the values that entered on the way."""
+    """One thread's pending work: where in the tree it stands and the values that entered on the way.
+
+    While an operation changes it, it is `taken`: whatever runs amid that (a signal handler, a finaliser) gets another
+    trace from `current`, on which each operation is computed at once.
+    """
 
     def __init__(self) -> None:
         self.root = Entry(None)
@@ -76,16 +84,22 @@ class Trace:
         self.context: Any = None  # what a contextual operation needs beside its operands
         self.last = self.root
         self.failed: Deferred | None
+        self.failed_leaves: list[Handle] = []  # whose gradients could not be computed
         self.committed = True  # whether the last flush came to its end
         self.recording: Recording | None = None
         self.examples: frozenset[Node] = frozenset()  # under vmap: the nodes that stand for one of many examples
+        self.taken = False
+        self.inner: Trace | None = None  # of what runs while this one is taken
+        self.nested = False  # this is one
+        self.around: Any = None  # the modes of the one around it
+        self.base = -1
         self.reset()
 
     def reset(self) -> None:
         """A new walk from the root."""
         if self.entries > MOST_ENTRIES:
             self.root, self.entries = Entry(None), 0
-        self.base = next(_bases)
+        old, self.base = self.base, next(_bases)  # the base first: who reads the rest for another thread looks at it
         self.entry = self.root
         self.handles: list[Handle] = []  # imported, in order
         self.values: list[Buffer] = []  # what they held at the call
@@ -93,16 +107,31 @@ class Trace:
         self.leaves: list[Handle] = []  # one an occurrence
         self.refs: list[weakref.ref[Handle]] = []  # results
         self.written: dict[Cell, int] = {}
+        self.graded: list[Handle] = []  # leaves with a gradient from here
+        self.then: list[Callable[[], None]] = []  # what is to be done when it is committed; each may be called twice
         self.regions = self.modes.region  # checkpointed ones so far
         self.pending_bytes = 0
         self.failed = None
         self.fresh: list[Handle] = []  # what enters with the operation that is being taken
         _traces[self.base] = self
+        _traces.pop(old, None)
 
     def close(self) -> None:
         """All of it has been computed, and what it wrote to cells is theirs."""
+        for do in self.then:
+            do()
         self.committed = True
         self.reset()
+
+    def amid(self) -> Trace:
+        """The trace of what runs while this one is taken."""
+        if self.inner is None:
+            self.inner = Trace()
+            self.inner.nested = True
+        if self.inner.around is not self.modes:
+            self.inner.around = self.modes
+            self.inner.modes = modes(self.modes.grad, True, self.modes.device)
+        return self.inner
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """The thread has ended: what it wrote to cells is committed, what others still hold stays computable."""
@@ -121,29 +150,30 @@ class Trace:
         self.known = (self.root, [])
         return known
 
-    def snapshot(self) -> Deferred:
-        """What is needed to compute one of this trace's handles without the trace."""
-        return Deferred(self.base, self.entry, list(self.values), list(self.scalars))
-
 
 class Deferred:
-    """A trace that did not come to its end, or another thread's: its handles are computed one by one when looked at."""
+    """A trace that did not come to its end: its handles are computed one by one when looked at."""
 
     __slots__ = ("base", "entry", "scalars", "values")
 
     def __init__(self, base: int, entry: Entry, values: list[Buffer], scalars: list[float]) -> None:
         self.base, self.entry, self.values, self.scalars = base, entry, values, scalars
 
-    def compute(self, h: Handle) -> None:
-        slot = h._slot - self.base
-        key = ("alone", slot)
+    def compute(self, handles: Sequence[Handle]) -> list[Buffer]:
+        """The handles' values. With the lock held."""
+        slots = tuple([h._slot - self.base for h in handles])
+        key = ("alone", slots)
         program = self.entry.programs.get(key)
-        with launching:
-            if program is None:
-                program = self.entry.programs[key] = compiler.build([self.entry.slots()[slot]])
-            (h._value,) = program.run(self.values, self.scalars)
-        if h._aval.tracked and h._origin is not LEAF:
-            h._origin = Lost()
+        if program is None:
+            nodes = self.entry.slots()
+            program = self.entry.programs[key] = compiler.build([nodes[slot] for slot in slots])
+        return Run(program)(self.values, self.scalars)
+
+    def settle(self, handles: Sequence[Handle]) -> None:
+        """Make the handles computed values. With the lock held."""
+        for h, value in zip(handles, self.compute(handles), strict=True):
+            h._origin = Lost() if h._aval.tracked else None
+            h._value = value
 
 
 class Escaped(Deferred):
@@ -151,10 +181,10 @@ class Escaped(Deferred):
 
     __slots__ = ()
 
-    def compute(self, h: Handle) -> None:
+    def compute(self, handles: Sequence[Handle]) -> list[Buffer]:
         raise Error(
-            f"vmap: this {h._aval!r} stood for one example inside a function that runs once for all, so it has no "
-            "value outside; return it from the function"
+            f"vmap: this {handles[0]._aval!r} stood for one example inside a function that runs once for all, so it has "
+            "no value outside; return it from the function"
         )
 
 
@@ -164,14 +194,16 @@ class _Local(threading.local):
 
 
 _bases = itertools.count(SPAN, SPAN)
-_traces: weakref.WeakValueDictionary[int, Trace] = weakref.WeakValueDictionary()
+_traces: weakref.WeakValueDictionary[int, Trace] = weakref.WeakValueDictionary()  # by base: all there are
 local = _Local()
-launching = threading.RLock()
 
 
 def current() -> Trace:
     """This thread's trace."""
-    return local.trace
+    t = local.trace
+    while t.taken:
+        t = t.amid()
+    return t
 
 
 def note_grad(leaf: Handle) -> None:
@@ -188,32 +220,92 @@ def note_module(module: Any) -> None:
         recording.modules[id(module)] = module
 
 
-def settle(x: Handle) -> None:
-    """Somebody looks at x: make it a computed value. Pending work of this thread ends; another thread's trace goes on
-    undisturbed. Raises Error inside a compiled function, or one under vmap."""
-    recording = local.trace.recording
-    if recording is not None and (x._value is None or x._cell is not None or id(x) in recording.arguments):
+def look(x: Handle) -> Buffer:
+    """x's value, which nobody overwrites while it is held. Pending work of this thread ends; another thread's trace
+    goes on undisturbed. Raises Error inside a compiled function, or one under vmap."""
+    if x._value is not None and x._cell is None:
+        t = local.trace
+        if t.recording is None or id(x) not in t.recording.arguments:
+            return x._value
+    t = current()
+    if t.recording is not None and (x._value is None or x._cell is not None or id(x) in t.recording.arguments):
         raise Error(f"compile: {LOOKING} ({x._aval!r})")
-    if local.trace.examples and (x._value is None or (x._cell is not None and x._cell in local.trace.written)):
+    if t.examples and (x._value is None or (x._cell is not None and x._cell in t.written)):
         raise Error(f"vmap: {LOOKING_FOR_ALL} ({x._aval!r} at {describe(frames(sys._getframe(1))[-1])})")
-    arrive(x)
+    if x._cell is None:
+        value = arrive(x)._value
+        assert value is not None
+        return value
+    return locked(_state, x)
 
 
-def arrive(x: Handle) -> None:
-    """Make x a computed value, so that it may enter a trace."""
-    if x._value is not None and (x._cell is None or x._cell not in local.trace.written):
-        return
+def _state(x: Handle) -> Buffer:
+    """A cell's value, for somebody who holds it longer than the lock."""
+    value = arrive(x)._value
+    assert value is not None
+    return readable(value)
+
+
+def settle(x: Handle) -> None:
+    """Make x a computed value, as somebody who looks at it does."""
+    look(x)
+
+
+def arrive(x: Handle) -> Handle:
+    """x with its value computed, so that it may enter a trace; what stands for it where x is pending in another
+    thread's trace, which goes on undisturbed."""
+    for _ in range(PATIENCE):
+        if x._value is not None and (x._cell is None or x._cell not in current().written):
+            return x
+        found = locked(_arrive, x)
+        if found is not None:
+            return found
+        time.sleep(0.001)  # its thread has just ended, and computes it as soon as it gets the lock
+    raise Error(f"internal: a pending tensor {x._aval!r} lost its trace")
+
+
+def _arrive(x: Handle) -> Handle | None:
+    """With the lock held; None if x's trace is just coming to its end."""
+    catch_up()
+    t = current()
+    pending = x._cell is not None and x._cell in t.written
+    if x._value is not None and not pending:
+        return x
     source = x._origin
     if isinstance(source, Deferred):
-        source.compute(x)
-        return
-    owner = _traces.get(x._slot // SPAN * SPAN)
+        source.settle([x])
+        return x
+    owner = t if pending else _traces.get(x._slot // SPAN * SPAN)
+    if owner is t:
+        flush(t)
+        return x
     if owner is None:
-        raise Error("internal: a pending tensor lost its trace")
-    if owner is local.trace:
-        flush(owner)
-    else:
-        owner.snapshot().compute(x)
+        return None
+    if owner.recording is not None or owner.examples:
+        raise Error(f"another thread is tracing this {x._aval!r} for kt.compile or kt.vmap, so it has no value yet")
+    rest = Deferred(owner.base, owner.entry, list(owner.values), list(owner.scalars))
+    if owner.base != rest.base or not 0 <= x._slot - rest.base < SPAN:
+        return None
+    twin = handle(Handle, x._aval, rest.compute([x])[0])
+    if x._aval.tracked:
+        twin._origin = Lost()
+    return twin
+
+
+def enter(fresh: Sequence[Handle]) -> list[Buffer]:
+    """The values of computed tensors that enter the trace of what runs amid something else."""
+    return locked(_enter, fresh)
+
+
+def _enter(fresh: Sequence[Handle]) -> list[Buffer]:
+    catch_up()
+    return [readable(x._value) if x._cell is not None else x._value for x in fresh]  # type: ignore[arg-type, misc]
+
+
+def held_elsewhere(t: Trace) -> set[int]:
+    """The ids of buffers that pending work of others than t will read."""
+    others = [o for ref in _traces.valuerefs() if (o := ref()) is not None and o is not t]
+    return {id(v) for o in others for v in o.values}
 
 
 def flush(t: Trace | None = None) -> None:
@@ -222,68 +314,47 @@ def flush(t: Trace | None = None) -> None:
     Raises what computing raises. Then no cell has changed, handles that do not depend on the failure are still
     computable, and the others raise it again when looked at.
     """
-    t = t or local.trace
-    e = t.entry
+    t = t or current()
+    e, taken = t.entry, t.taken
     if e is t.root or t.recording is not None or t.examples:  # a compiled function is one program, vmap one operation
         return
+    try:
+        t.taken = True
+        ran = locked(_flush, t, e)
+        t.taken = taken
+    except BaseException as error:
+        if t.entry is e:
+            if isinstance(error, Exception):
+                t.failed_leaves += t.graded
+            t.failed = let_be_computed(t)
+        t.taken = taken
+        raise
+    if events.observers:
+        events.tell(ran)
+
+
+def _flush(t: Trace, e: Entry) -> events.Flush:
+    """With the lock held."""
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
-    written = tuple(t.written.items())
-    key = (tuple([h._slot - base for h in live]), tuple([s - base for _, s in written]))
+    key = (tuple([h._slot - base for h in live]), tuple([s - base for s in t.written.values()]))
     finish = e.programs.get(key)
     built = finish is None
     why = unlike(e) if built else ""
     t.committed = False
-    try:
-        with launching:
-            if finish is None:
-                finish = e.programs[key] = Finish(t, key[0], key[1])
-            program = finish.program
-            buffers = program.prepare(t.values, t.scalars, [cell.holders() for cell in t.written])
-            commit(finish, live, buffers, t.written, finish.tape(t, buffers), t.close)
-    except BaseException:
-        if t.entry is e:
-            t.failed = let_be_computed(t)
-        raise
-    if events.observers:
-        events.tell(events.Flush(program, built, len(e.path()), why))
-
-
-def commit(
-    finish: Finish,
-    live: Sequence[Handle],
-    buffers: Sequence[Buffer],
-    written: Iterable[Cell],
-    tape: Callable[[Node], Any],
-    end: Callable[[], None],
-) -> None:
-    """Launch what was prepared: `live` handles get the first buffers, `written` cells the next. The books are written
-    first, so that the launch, one call that does or does not come to its end, decides for all. `end` may run twice."""
-    cells = [(h, h._value, h._slot, buffer) for c, buffer in zip(written, buffers[len(live) :]) for h in c.live()]  # noqa: B905
-    origins = [h._origin for h in live]
-    try:
-        for h, _, _, buffer in cells:
-            h._value, h._slot = buffer, -1
-        for h, buffer, node in zip(live, buffers, finish.nodes):  # noqa: B905 - more buffers: cells and the tape's
-            h._value = buffer
-            if h._aval.tracked and h._origin is None:
-                h._origin, h._node = tape(node), node
-        finish.program.launch()
-        end()
-    except BaseException:
-        if finish.program.committed():  # it was an interrupt that came too late
-            end()
-        else:
-            for h, value, slot, _ in cells:
-                h._value, h._slot = value, slot
-            for h, origin in zip(live, origins, strict=True):
-                h._value, h._origin = None, origin
-        raise
+    if finish is None:
+        finish = e.programs[key] = Finish(t, *key)
+    run = Run(finish.program, live, finish.nodes, t.written, t.close)
+    held = held_elsewhere(t) if t.written else None
+    entries = len(e.path()) if events.observers else 0
+    run(t.values, t.scalars, held, lambda results: finish.tape(t, results))
+    return events.Flush(run.program, built, entries, why)
 
 
 def _defer(t: Trace) -> Deferred:
     """Let every handle that is still pending be computed on its own when looked at."""
-    rest = t.snapshot()
+    values = locked(lambda: [v.alias() for v in t.values])
+    rest = Deferred(t.base, t.entry, values, list(t.scalars))
     for h in [h for r in t.refs if (h := r()) is not None and h._value is None]:
         if h._origin is None:
             h._origin = rest
@@ -298,3 +369,20 @@ def let_be_computed(t: Trace) -> Deferred:
             h._slot = -1
     t.reset()
     return rest
+
+
+def forget_failed(t: Trace) -> None:
+    """Programs that were to compute some leaves' gradients have failed. Those that cannot be computed without the rest
+    of it are gone: the next backward pass shall not add to them."""
+    leaves, t.failed_leaves = t.failed_leaves, []
+    pending = [x for x in leaves if x._grad is not None and x._grad._value is None]
+    by_trace: dict[Any, list[Handle]] = {}
+    for x in pending:
+        if isinstance(x._grad._origin, Deferred):
+            by_trace.setdefault(x._grad._origin, []).append(x)
+    for rest, mine in by_trace.items():
+        try:
+            locked(rest.settle, [x._grad for x in mine])
+        except Exception:
+            for x in mine:
+                x._grad = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Kernels(NamedTuple):
 class Launch:
     """A row of kernels as one native call. `whole()`: whether the last call ran to its end, whatever was raised."""
 
-    __slots__ = ("checks", "count", "keep", "run", "scratch", "start", "status", "status_address")
+    __slots__ = ("aside", "checks", "count", "keep", "run", "scratch", "start", "status", "status_address")
 
     def __init__(self, kernels: Kernels, addresses: list[int]) -> None:
         flat = np.array([n for row in kernels.rows for n in row.parameters] or [0], np.int64)
@@ -54,6 +55,7 @@ class Launch:
         status = np.zeros(4, np.int64)  # the first failed check + 1, value and size of it; 1 when all has run
         self.status, self.status_address = status.data, _address(status)
         self.run = pool().run
+        self.aside: _Aside | None = None
 
     def __call__(self, pointers: int) -> None:
         self.status[3] = 0
@@ -75,24 +77,50 @@ class Launch:
         """The same in another thread, so that the main thread can be interrupted: then what runs is stopped, unless it
         has begun to write to cells."""
         self.status[3] = 0
-        result: list[int] = []
-        over = threading.Event()  # an interrupted join() takes a running thread for a finished one
-
-        def work() -> None:
-            result.append(self.run(self.start, self.count, pointers, self.status_address))
-            over.set()
-
-        threading.Thread(target=work, name="katachi-run").start()
+        aside = _Aside(lambda: self.run(self.start, self.count, pointers, self.status_address))
         try:
-            over.wait()
+            self.aside = aside
+            _thread.start_new_thread(aside.work, ())
+            aside.over.wait()
         except BaseException:
-            pool().cancel(1)
-            while not over.is_set():
-                with contextlib.suppress(KeyboardInterrupt):  # it is on its way out
-                    over.wait()
-            pool().cancel(0)
+            if not aside.give_up():
+                pool().cancel(1)
+                while not aside.over.is_set():
+                    with contextlib.suppress(BaseException):  # it is on its way out
+                        aside.over.wait()
+                pool().cancel(0)
+            self.aside = None
             raise
-        self.finish(result[0])
+        self.aside = None
+        self.finish(aside.result)
+
+    def wait(self) -> None:
+        """Until what runs beside the main thread, if anything does, has ended."""
+        aside = self.aside
+        while aside is not None and not aside.given_up() and not aside.over.wait(0.01):
+            pass
+
+
+class _Aside:
+    """A call that a thread of its own makes, unless the one who waits for it gives up before: who comes first."""
+
+    def __init__(self, call: Callable[[], int]) -> None:
+        self.call, self.result, self.over = call, 0, threading.Event()
+        self.first: dict[str, bool] = {}  # setdefault decides, in one step
+
+    def work(self) -> None:
+        if self.first.setdefault("runs", True):
+            try:
+                self.result = self.call()
+            finally:
+                self.over.set()
+
+    def give_up(self) -> bool:
+        """Whether the call will never be made; otherwise it is made, or has been."""
+        return not self.first.setdefault("runs", False)
+
+    def given_up(self) -> bool:
+        return self.first.get("runs") is False
 
 
 def load(kernels: Kernels) -> Launch | None:

@@ -67,10 +67,10 @@ def _element(bundle: tuple[Array, ...], *, index: int, shape: Any, dtype: Any) -
 
 
 def _custom_call(*arrays: Array, function: Callable[..., Any], shape: Any, dtype: Any) -> Array:
-    views = [np.asarray(a).view() for a in arrays]
-    for v in views:
-        v.flags.writeable = False  # values never change, whatever the function tries
-    out = np.asarray(function(*views))
+    copies = [np.array(a) for a in arrays]  # which the function may keep
+    for c in copies:
+        c.flags.writeable = False  # values never change, whatever the function tries
+    out = np.asarray(function(*copies))
     if out.shape != shape or out.dtype != dtype.numpy:
         raise ShapeError(f"the function promised {dtype.name}{list(shape)} and gave {out.dtype}{list(out.shape)}")
     return out
