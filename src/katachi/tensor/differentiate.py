@@ -13,7 +13,7 @@ from katachi.tensor.apply import apply
 from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import Trace, current, forget_failed, note_grad
+from katachi.tensor.trace import Trace, current, forget_failed, note_grad, taking
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute
@@ -43,25 +43,26 @@ class Found(NamedTuple):
 
 def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, create_graph: bool) -> None:
     """Add the gradients of `root` to `.grad` of every leaf it depends on."""
-    if current().examples:
+    t = current()
+    if t.examples:
         raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
-    retain = create_graph if retain_graph is None else retain_graph
-    if current().failed_leaves:
-        forget_failed(current())
-    run = _Run([root], [seed], [], accumulate=True)
-    t, before = run.trace, [leaf._grad for leaf in run.leaves]
+    taking(t, _backward, t, root, seed, create_graph if retain_graph is None else retain_graph, create_graph)
+
+
+def _backward(t: Trace, root: Handle, seed: Handle | None, retain: bool, create_graph: bool) -> None:
+    if t.failed_leaves:
+        forget_failed(t)
+    run = _Run(t, [root], [seed], [], accumulate=True)
+    before = [leaf._grad for leaf in run.leaves]
     try:
-        t.taken = True
         results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
         t.graded += run.leaves
         for g, i in zip(results, found.reached, strict=True):
             run.leaves[i]._grad = g
         run.consume(found)
-        t.taken = False
     except BaseException:
         for leaf, g in zip(run.leaves, before, strict=True):
             leaf._grad = g
-        t.taken = False
         raise
 
 
@@ -79,20 +80,30 @@ def gradients(
     `dissolve`: the wanted values were made variable for this differentiation only; the results forget it. `nested`: an
     outer differentiation is under way, which may go through the results.
     """
-    run = _Run(roots, seeds, wanted, accumulate=False, nested=nested)
-    results, found = run.apply(
-        _GRADIENTS, create_graph=create_graph, retain_graph=retain_graph or create_graph, dissolve=dissolve
-    )
-    run.consume(found)
+    t = current()
+
+    def pull_back() -> tuple[list[Handle], Found]:
+        run = _Run(t, roots, seeds, wanted, accumulate=False, nested=nested)
+        results, found = run.apply(
+            _GRADIENTS, create_graph=create_graph, retain_graph=retain_graph or create_graph, dissolve=dissolve
+        )
+        run.consume(found)
+        return results, found
+
+    results, found = taking(t, pull_back)
     by_place = dict(zip(found.reached, results[len(roots) :], strict=True))
     return results[: len(roots)], [by_place.get(i) for i in range(len(wanted))]
 
 
 def jvp(outputs: Sequence[Handle], inputs: Sequence[Handle], tangents: Sequence[Handle], nested: bool) -> list[Handle]:
     """Outputs and then their tangents, for inputs that were made variable for this purpose."""
-    run = _Run(outputs, list(tangents), inputs, accumulate=False, nested=nested)
-    results, _ = run.apply(_JVP, retain_graph=True, dissolve=True)
-    return results
+    t = current()
+
+    def push_forward() -> list[Handle]:
+        run = _Run(t, outputs, list(tangents), inputs, accumulate=False, nested=nested)
+        return run.apply(_JVP, retain_graph=True, dissolve=True)[0]
+
+    return taking(t, push_forward)
 
 
 def leaves_of(root: Handle) -> list[Handle]:
@@ -122,13 +133,14 @@ class _Run:
 
     def __init__(
         self,
+        t: Trace,
         roots: Sequence[Handle],
         seeds: Sequence[Handle | None],
         wanted: Sequence[Handle],
         accumulate: bool,
         nested: bool = False,
     ) -> None:
-        self.trace = t = current()
+        self.trace = t
         self.roots, self.seeds, self.wanted = list(roots), list(seeds), list(wanted)
         self.nested = nested
         self.tapes = tapes_of(t, [*roots, *wanted])
@@ -171,14 +183,12 @@ class _Run:
         for tape in tapes:
             operands += tape.tracked() if lasting else tape.kept
         operands += [g for g in self.old if g is not None]
-        taken = t.taken
+        t.context = self
         try:
-            t.taken, t.context = True, self
             results = apply(op, operands, layout, many=True, trace=t)
-            extra = t.last.extra
         finally:
-            t.taken, t.context = taken, None
-        return results, extra
+            t.context = None
+        return results, t.last.extra
 
     def consume(self, found: Found) -> None:
         for tape, used in zip(self.tapes, found.consumed, strict=True):

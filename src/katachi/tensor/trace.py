@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
@@ -35,6 +35,7 @@ LOOKING_FOR_ALL = (
     "a value is looked at inside a function that runs once for all examples, so there is not one value; return it and "
     "look at it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
 )
+R = TypeVar("R")
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 PATIENCE = 1000  # times, a millisecond apart
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
@@ -92,14 +93,15 @@ class Trace:
         self.inner: Trace | None = None  # of what runs while this one is taken
         self.nested = False  # this is one
         self.around: Any = None  # the modes of the one around it
-        self.base = -1
         self.reset()
+        me = id(self)
+        _traces[me] = weakref.ref(self, lambda _, forget=_traces.pop: forget(me, None))
 
     def reset(self) -> None:
         """A new walk from the root."""
         if self.entries > MOST_ENTRIES:
             self.root, self.entries = Entry(None), 0
-        old, self.base = self.base, next(_bases)  # the base first: who reads the rest for another thread looks at it
+        self.base = next(_bases)  # the base first: who reads the rest for another thread looks at it
         self.entry = self.root
         self.handles: list[Handle] = []  # imported, in order
         self.values: list[Buffer] = []  # what they held at the call
@@ -113,8 +115,6 @@ class Trace:
         self.pending_bytes = 0
         self.failed = None
         self.fresh: list[Handle] = []  # what enters with the operation that is being taken
-        _traces[self.base] = self
-        _traces.pop(old, None)
 
     def close(self) -> None:
         """All of it has been computed, and what it wrote to cells is theirs."""
@@ -194,7 +194,7 @@ class _Local(threading.local):
 
 
 _bases = itertools.count(SPAN, SPAN)
-_traces: weakref.WeakValueDictionary[int, Trace] = weakref.WeakValueDictionary()  # by base: all there are
+_traces: dict[int, weakref.ref[Trace]] = {}  # by id: all there are
 local = _Local()
 
 
@@ -204,6 +204,19 @@ def current() -> Trace:
     while t.taken:
         t = t.amid()
     return t
+
+
+def taking(t: Trace, f: Callable[..., R], *args: Any) -> R:
+    """f(*args), which changes trace t in several steps: what runs amid it has another one."""
+    taken = t.taken
+    try:
+        t.taken = True
+        result = f(*args)
+        t.taken = taken
+        return result
+    except BaseException:
+        t.taken = taken
+        raise
 
 
 def note_grad(leaf: Handle) -> None:
@@ -275,7 +288,7 @@ def _arrive(x: Handle) -> Handle | None:
     if isinstance(source, Deferred):
         source.settle([x])
         return x
-    owner = t if pending else _traces.get(x._slot // SPAN * SPAN)
+    owner = t if pending else next((o for o in _all() if 0 <= x._slot - o.base < SPAN), None)
     if owner is t:
         flush(t)
         return x
@@ -304,8 +317,12 @@ def _enter(fresh: Sequence[Handle]) -> list[Buffer]:
 
 def held_elsewhere(t: Trace) -> set[int]:
     """The ids of buffers that pending work of others than t will read."""
-    others = [o for ref in _traces.valuerefs() if (o := ref()) is not None and o is not t]
-    return {id(v) for o in others for v in o.values}
+    return {id(v) for o in _all() if o is not t for v in o.values}
+
+
+def _all() -> list[Trace]:
+    """Every thread's trace, and those that are nested in them."""
+    return [t for ref in list(_traces.values()) if (t := ref()) is not None]
 
 
 def flush(t: Trace | None = None) -> None:
@@ -328,6 +345,8 @@ def flush(t: Trace | None = None) -> None:
                 t.failed_leaves += t.graded
             t.failed = let_be_computed(t)
         t.taken = taken
+        if t.nested and isinstance(error, ImportError):  # amid the import of the same module
+            raise Error(f"katachi is still being loaded, and cannot compute amid that ({error})") from error
         raise
     if events.observers:
         events.tell(ran)

@@ -1,0 +1,246 @@
+"""Threads on the same tensors: every value that one of them reads is whole, and what it was handed never changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import katachi as kt
+from katachi import io, nn, optim
+
+DEVICES = kt.devices()
+
+
+@contextlib.contextmanager
+def beside(*jobs: Callable[[], None]) -> Iterator[threading.Event]:
+    """Within it the jobs run again and again, each in a thread of its own; raises what they raise."""
+    over, failed = threading.Event(), []
+
+    def work(job: Callable[[], None]) -> None:
+        try:
+            while not over.is_set():
+                job()
+        except BaseException as error:
+            failed.append(error)
+            over.set()
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield over
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    for error in failed:
+        raise error
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_tensor_read_while_it_is_computed_is_whole(device: str) -> None:
+    with kt.device(device):
+        x = kt.tensor(np.eye(700, dtype=np.float32) * 2)
+        for _ in range(5):
+            y = x @ x @ x
+            found = []
+            reader = threading.Thread(target=lambda y=y, found=found: found.append(y.numpy()))
+            computing = threading.Thread(target=lambda y=y: kt.eval(y))
+            computing.start()
+            reader.start()
+            z = y.numpy()
+            reader.join(), computing.join()
+            assert np.array_equal(np.diag(z), np.full(700, 8.0)) and np.array_equal(found[0], z)
+
+
+def test_small_tensors_read_by_three_threads() -> None:
+    shared: list[Any] = [kt.ones(3) * 0.0]
+
+    def read() -> None:
+        x, n = shared[0], len(shared)
+        values = x.numpy()
+        assert values[0] == values[1] == values[2] and n == 1
+
+    with beside(read, read, read) as over:
+        for i in range(1500):
+            shared[0] = kt.full((3,), float(i)) + 1.0
+            if i % 2:
+                kt.eval(shared[0])
+            if over.is_set():
+                break
+
+
+def even(n: int) -> Any:
+    """A model in which after each step all elements of all parameters are equal: minus the number of steps."""
+    model: Any = nn.Module()
+    model.a, model.b = nn.Parameter(np.zeros((n, 7), np.float32)), nn.Parameter(np.zeros(n, np.float32))
+    opt = optim.SGD(model.parameters(), lr=1.0, momentum=0.0)
+    return model, opt
+
+
+def all_one(array: np.ndarray) -> float:
+    first = array.flat[0]
+    assert (array == first).all(), f"{first} and {array[array != first][0]}"
+    return float(first)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_is_read_while_it_is_trained(device: str, compiled: bool, tmp_path: Any) -> None:
+    """Evaluated, written to disk, averaged and looked at, each in a thread of its own."""
+    kt.use_device(device)
+    try:
+        model, opt = even(3000)
+        average = kt.variable(np.zeros((3000, 7), np.float32))
+        handed: list[tuple[np.ndarray, float]] = []
+
+        def step() -> None:
+            (model.a.sum() + model.b.sum()).backward()
+            opt.step()
+
+        def look() -> None:
+            array = model.a.numpy()
+            handed.append((array, all_one(array)))
+            all_one((model.b * 2.0).numpy())
+
+        def evaluate() -> None:
+            with kt.no_grad():
+                all_one((model.a + 1.0).numpy())
+                all_one(model.a.freeze().reshape((-1,)).numpy())
+
+        def write() -> None:
+            state = {k: all_one(v.numpy()) for k, v in model.state_dict().items()}
+            assert len(set(state.values())) == 1  # all of one step
+            io.save_checkpoint(tmp_path / "c.safetensors", model=model, optimizer=opt)
+            read = io.load_safetensors(tmp_path / "c.safetensors")
+            assert all_one(read["model.a"].numpy()) == all_one(read["model.b"].numpy())
+
+        def follow() -> None:
+            average.set(average * 0.5 + model.a.freeze() * 0.5)
+            all_one(average.numpy())
+
+        taking = kt.compile(step) if compiled else step
+        taking()
+        with beside(look, evaluate, write, follow) as over:
+            end = time.monotonic() + 3
+            steps = 1
+            while time.monotonic() < end and not over.is_set():
+                taking()
+                steps += 1
+        assert all_one(model.a.numpy()) == all_one(model.b.numpy()) == -steps
+        assert len(handed) > 3
+        for array, value in handed:
+            assert all_one(array) == value
+    finally:
+        kt.use_device("cpu")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_another_threads_pending_tensor_is_looked_at_and_stays_pending(device: str) -> None:
+    with kt.device(device):
+        v = kt.variable([2.0, 3.0])
+        v.set(v * 1.0 + 1.0)  # pending too
+        loss = (v * v).sum()
+        found = []
+
+        def other() -> None:
+            found.extend([loss.item(), (loss * 2.0).item(), (v * 1.0).tolist()])
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert found[:2] == [25.0, 50.0] and found[2] in ([2.0, 3.0], [3.0, 4.0])
+        assert loss._value is None  # nobody has ended this thread's trace
+        loss.backward()
+        assert v.grad.tolist() == [6.0, 8.0] and v.tolist() == [3.0, 4.0] and loss.item() == 25.0
+
+
+def test_state_set_here_is_read_here_whatever_others_read() -> None:
+    v = kt.variable([1.0])
+    v.set(v * 0.0 + 5.0)
+    thread = threading.Thread(target=lambda: (v + 1.0).tolist())
+    thread.start()
+    thread.join()
+    assert (v * 2.0).tolist() == [10.0]
+
+
+def test_weights_that_were_loaded_are_there_for_every_thread() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    layer.load_state_dict({"weight": np.array([[3.0, 4.0]], np.float32)})
+    found = []
+    thread = threading.Thread(target=lambda: found.append(layer(kt.ones((1, 2))).item()))
+    thread.start()
+    thread.join()
+    assert found == [7.0]
+
+
+def test_a_tensor_of_a_thread_that_has_ended() -> None:
+    made: list[Any] = []
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: made.append(kt.ones(3) * 2.0))
+        thread.start()
+        thread.join()
+    assert [x.tolist() for x in made] == [[2.0] * 3] * 20
+
+
+def test_compiled_functions_called_by_several_threads() -> None:
+    f = kt.compile(lambda x: (x @ x).sum() + x.sum())
+    x = kt.ones((40, 40))
+    want = f(x).item()
+
+    def call() -> None:
+        assert f(x).item() == want
+
+    with beside(call, call):
+        for _ in range(300):
+            call()
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+
+
+def child_computes() -> int:
+    """The exit status of a forked child that computes; -1 if it hangs."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            w = kt.variable(np.ones((64, 64), np.float32))
+            (w @ w).sum().backward()
+            code = 0 if w.grad.sum().item() == 2 * 64**3 and kt.rand(2).shape == (2,) else 2
+        finally:
+            os._exit(code)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return -1
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_other_threads_compute_computes() -> None:
+    x, draw = kt.ones((300, 300)), kt.Generator(3)
+
+    def compute() -> None:
+        (x @ x @ x).sum().item()
+
+    def drawing() -> None:
+        kt.rand(100, generator=draw).sum().item()
+
+    assert child_computes() == 0
+    with beside(compute, drawing):
+        assert [child_computes() for _ in range(12)] == [0] * 12
