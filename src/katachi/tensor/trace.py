@@ -188,6 +188,14 @@ def note_module(module: Any) -> None:
         recording.modules[id(module)] = module
 
 
+def only_outside(what: str) -> None:
+    """Raises Error inside a compiled function: what is done there by Python alone happens only when it is traced."""
+    if local.trace.recording is not None:
+        raise Error(
+            f"compile: {what} inside a compiled function, whose Python runs only when it is traced; do it outside"
+        )
+
+
 def settle(x: Handle) -> None:
     """Somebody looks at x: make it a computed value. Pending work of this thread ends; another thread's trace goes on
     undisturbed. Raises Error inside a compiled function, or one under vmap."""
