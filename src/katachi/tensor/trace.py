@@ -38,7 +38,7 @@ MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
 class Changes:
-    """Counts changes of modules, so that whoever depends on one knows when to look."""
+    """Counts modules that were moved to another device, so that whoever depends on one knows when to look."""
 
     count = 0
 
