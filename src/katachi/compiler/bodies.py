@@ -75,4 +75,3 @@ def step(node: Node, reads: tuple[int, ...], writes: int) -> Step:
         return Step(node, reads, writes, ())
     attrs = {key: NativeBody(value) if isinstance(value, Body) else value for key, value in node.attrs.items()}
     return Step(node, reads, writes, (), attrs)
-

@@ -16,7 +16,7 @@ from katachi.data.collate import collate
 from katachi.data.dataset import Dataset, TensorDataset
 from katachi.tensor import tensor
 from katachi.tensor.modes import device, eager
-from katachi.tensor.trace import current
+from katachi.tensor.trace import current, only_outside
 
 
 class DataLoader:
@@ -92,6 +92,7 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         # Not a generator itself: the epoch is taken here, not at the first batch.
+        only_outside("a DataLoader is iterated")
         numbers = np.arange(len(self.dataset))
         if self.shuffle:
             numbers = np.random.default_rng([self.seed, self.epoch]).permutation(numbers)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar,
 
 from katachi.errors import CheckpointError, ShapeError
 from katachi.graph.node import aval
-from katachi.tensor import trees
 from katachi.tensor.creation import as_array, leaf, tensor
 from katachi.tensor.handle import handle
 from katachi.tensor.modes import check_device, no_grad
@@ -140,13 +139,15 @@ class Module:
                 f"{type(self).__name__}.{name} is a {kind.lower()}: {name}.set(value) gives it a new value, "
                 f"nn.{kind}(value) replaces it"
             )
-        Changes.count += 1
         object.__setattr__(self, name, value)
 
-    def _fingerprint(self) -> tuple[Any, ...]:
-        """What a compiled function depends on: the fields, and what lies in lists and dicts there."""
-        tensors: list[Any] = []
-        return (trees.flatten(vars(self), tensors), *map(trees.Same, tensors))
+    def _read_fields(self, named: set[str]) -> set[str] | None:
+        """The fields that a compiled function may read whose code names these attributes; None for all, as a layer of
+        katachi reads its own."""
+        if any(c.__module__.split(".")[0] == "katachi" and c is not Module for c in type(self).__mro__):
+            return None
+        state = (Module, Parameter, Buffer)
+        return {k for k, v in vars(self).items() if k in named or any(True for _ in _find("", v, state))}
 
     def register_buffer(self, name: str, value: Any) -> None:
         """The field `name` as a Buffer that starts with this value: `self.name = nn.Buffer(value)` in other words."""
@@ -230,6 +231,7 @@ class Module:
         """Move all state, gradients and frozen twins included, to a device, in place; returns the module. Raises
         DeviceError."""
         check_device(device)
+        Changes.count += 1
         for _, state in self.named_state():
             settle(state)
             assert state._cell is not None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from katachi.optim.optimizer import Optimizer
+from katachi.tensor.trace import only_outside
 
 
 class Schedule:
@@ -32,7 +33,9 @@ class Schedule:
         return [self.rate(base, n) for base in bases]
 
     def step(self) -> None:
-        """One step further. Raises ValueError if anything else has set the rate since the last one."""
+        """One step further. Raises ValueError if anything else has set the rate since the last one, Error inside a
+        compiled function."""
+        only_outside(f"{type(self).__name__}.step is called")
         now = self.get_last_lr()
         if now != self._written:
             raise ValueError(

@@ -80,6 +80,10 @@ class Optimizer:
             for g, text in zip(self.param_groups, groups, strict=True)
         )
 
+    def _read_fields(self, named: set[str]) -> set[str]:
+        """The fields that a compiled function may read itself; `step` has guards of its own."""
+        return {"param_groups"} & named
+
     def check(self, group: Mapping[str, Any]) -> None:
         """Raises ValueError for settings that make no sense."""
         check_range(type(self).__name__, "lr", group["lr"], 0.0)
@@ -242,7 +246,9 @@ class Optimizer:
         states = [self.state[p] for p in params]
         recording = t.recording
         if recording is not None:
-            recording.sources.append((len(t.scalars), _Step(self, group, self.flags(group), states), None))
+            groups = [(g, len(g["params"])) for g in self.param_groups]
+            source = _Step(self, group, groups, self.flags(group), states)
+            recording.sources.append((len(t.scalars), source, None))
             recording.steps += [(state, state["step"]) for state in states]
         found = [p._grad for p in params] if grads is None else [grads[p] for p in params]
         operands = [*cells, *found, *numbers]
@@ -283,18 +289,25 @@ class _Step(NamedTuple):
 
     optimizer: Optimizer
     group: Mapping[str, Any]
+    groups: list[tuple[Any, int]]  # all of them, each with the number of its parameters
     flags: tuple[Any, ...]
     states: list[dict[str, Any]]
 
     def fits(self) -> bool:
-        """Whether the group is as it was, but for its numbers, and its parameters have stepped equally often."""
-        opt, group = self.optimizer, self.group
-        if not any(g is group for g in opt.param_groups) or opt.flags(group) != self.flags:
+        """Whether the groups are as they were, but for their numbers, and the parameters of this one have stepped
+        equally often."""
+        opt, group, first = self.optimizer, self.group, self.states[0]
+        now = [(g, len(g["params"])) for g in opt.param_groups]
+        if len(now) != len(self.groups):
             return False
-        step = self.states[0]["step"]
-        if any([s["step"] != step for s in self.states]):
-            return False
-        return opt.state.get(group["params"][0]) is self.states[0]
+        for (g, n), (was, m) in zip(now, self.groups):  # noqa: B905 - their number was compared
+            if g is not was or n != m:
+                return False
+        step = first["step"]
+        for s in self.states:
+            if s["step"] != step:
+                return False
+        return opt.state.get(group["params"][0]) is first and opt.flags(group) == self.flags
 
     def take(self, ahead: dict[int, int]) -> tuple[float, ...]:
         """The numbers of one step more; `ahead` counts steps that have not come true yet."""

@@ -3,24 +3,27 @@
 The first call of a kind runs the function on a trace of its own. What it did besides computing is noted on a
 `Recording`: which gradients it read and left, which optimisers stepped, which random numbers were drawn. From that
 comes a `Variant`: the program, where its inputs are found at each call, which host numbers are to be had anew, and what
-must still hold (guards) for the recording to be true.
+must still hold for the recording to be true (`tensor/guards.py`).
 """
 
 from __future__ import annotations
 
 import functools
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from katachi.errors import GradientError
+from katachi.errors import Error, GradientError
 from katachi.graph.node import Aval
 from katachi.tensor import events, trees
+from katachi.tensor.guards import Guards, Read, is_value
 from katachi.tensor.handle import Cell, Handle, handle
 from katachi.tensor.running import Run, locked, runs
 from katachi.tensor.tape import Finish
 from katachi.tensor.tensor import Tensor
 from katachi.tensor.trace import (
+    SPAN,
     Changes,
     Recording,
     Trace,
@@ -37,29 +40,24 @@ from katachi.tensor.trace import (
 P = ParamSpec("P")
 R = TypeVar("R")
 MOST_VARIANTS = 64  # kept of one function, the latest
-
-
-class Binding(NamedTuple):
-    """A name that the function's code reads: in a dict of globals, or a closure's cell."""
-
-    place: Any
-    name: str
-
-    def read(self) -> Any:
-        try:
-            return self.place.get(self.name) if isinstance(self.place, dict) else self.place.cell_contents
-        except ValueError:  # an empty closure cell
-            return None
+MANY_VARIANTS = 16  # of one kind of call: worth a warning
 
 
 def compile(f: Callable[P, R]) -> Callable[P, R]:
     """f as compiled programs: one a kind of call, with no tracing afterwards. All of f becomes one program, backward
     passes and optimiser steps included, and its results are computed when it returns.
 
-    Traced anew: for other shapes, dtypes, devices or modes of its tensors, other values of its other arguments, when
-    a module it called or an optimiser it stepped was changed, and when a global or closure name that it reads is bound
-    anew. Learning rates, step counts and random draws are read at every call. Looking at a value inside (`item`,
-    `print`, `if x > 0`) raises Error; other effects of Python code inside happen only when it is traced.
+    Traced anew: for other shapes, dtypes, devices or modes of its tensors, other values of its other arguments, and
+    when anything that it reads elsewhere has changed: globals, closures and defaults, elements of containers and
+    arrays, fields of objects, classes and modules, the functions that it calls. Tensors in such places are read at
+    every call, as are learning rates, step counts and random draws; tensors that it assigns there are assigned at every
+    call.
+
+    Raises Error for looking at a value inside (`item`, `print`, `if x > 0`); for reading what may change unseen (an
+    iterator, a random generator, an array of more than 64 KiB, containers of more than 10,000 elements); and when it
+    changes anything but tensors that it may read, a counter for instance, in two calls one after the other. Other
+    effects of Python code inside happen only when it is traced. Installed packages and the standard library are taken
+    to stay as they are; clocks, files and the state of the modules `random` and `numpy.random` are read only then.
 
     >>> import katachi as kt
     >>> square = kt.compile(lambda x: x * x); square(kt.tensor(3.0)).item()
@@ -75,7 +73,8 @@ class Compiled:
         if not callable(f):
             raise TypeError(f"compile: needs a function, got {type(f).__name__}")
         self.f = f
-        self.bindings, self.mentioned = _bindings(f)
+        self.name = getattr(f, "__qualname__", type(f).__name__)
+        self.restless: set[Any] = set()  # kinds of calls whose last one changed what the function reads
         self.variants: dict[Any, list[Variant]] = {}
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -95,11 +94,10 @@ class Compiled:
         return self._trace(t, key, leaves)
 
     def _trace(self, outer: Trace, key: Any, leaves: list[Any]) -> Any:
-        why = "traced first" if not self.variants else "traced again: no earlier call was of this kind"
-        objects = [b.read() for b in self.bindings] + trees.objects(key) + [getattr(self.f, "__self__", None)]
-        bindings = self.bindings + [b for x in objects for b in _attributes(x, self.mentioned)]
-        implicit = [b for b in bindings if _enters(b.read())]
-        everything = [*leaves, *[b.read() for b in implicit]]
+        from katachi.tensor.search import find  # only who compiles needs it
+
+        why = self._why(key)
+        guards = find([(self.name, self.f), *_arguments(self.f, key)])
         for i, x in enumerate(leaves):
             settle(x)
             if x._origin is not None:
@@ -108,31 +106,62 @@ class Compiled:
                     "pass into a compiled function; compile the whole step, or freeze() the argument"
                 )
         t = Trace()
-        t.modes, t.recording, t.committed = outer.modes, Recording(everything), False
+        t.modes, t.committed = outer.modes, False
+        t.recording = Recording([*leaves, *[r.value for r in guards.tensors]])
         try:
-            variant, out = self._record(t, outer, key, leaves, everything, bindings, implicit, why)
+            variant, out = self._record(t, outer, key, leaves, guards, why)
         finally:
             local.trace = outer
+        if key in self.restless:
+            return out
         kept = self.variants.setdefault(key, [])
         kept.insert(0, variant)
+        if len(kept) == MANY_VARIANTS:
+            warnings.warn(
+                f"compile: {self.name} was traced {len(kept)} times for one kind of call; last: {why}. What "
+                "changes so often is better passed as a tensor",
+                stacklevel=3,
+            )
         del kept[MOST_VARIANTS:]
         while len(self.variants) > MOST_VARIANTS:
             del self.variants[next(iter(self.variants))]
         return out
 
+    def _why(self, key: Any) -> str:
+        """Why a call is traced."""
+        changed = [r.name for variant in self.variants.get(key, ())[:1] for r in variant.reads if r.differs()]
+        if changed:
+            return f"traced again: {changed[0]} has changed"
+        return "traced again: no earlier call was of this kind" if self.variants else "traced first"
+
+    def _left(self, key: Any, guards: Guards, t: Trace, leaves: list[Any]) -> list[tuple[Read, Any]]:
+        """The tensors that the function, just traced, has left in places that it may read. Any other change of these
+        would not happen in later calls: once it may be the filling of a cache, and the trace is not kept; a second time
+        it is refused with Error."""
+        given = {*map(id, leaves), *[id(r.value) for r in guards.tensors]}
+        left, others = [], []
+        for read in guards.changed():
+            x = read.now()
+            ours = is_value(x) and (id(x) in given or _pending(t, x))
+            (left if ours and read.writable() else others).append((read._replace(value=None), x))
+        if not others:
+            self.restless.discard(key)
+        elif key in self.restless:
+            raise Error(
+                f"compile: {others[0][0].name}, which {self.name} may read, was changed while it was traced; Python "
+                "code inside runs only then, so that later calls would not change it. Change it outside, or pass it as "
+                "an argument and return it"
+            )
+        else:
+            self.restless = {*self.restless, key} if len(self.restless) < MOST_VARIANTS else {key}
+        return left
 
     def _record(
-        self,
-        t: Trace,
-        outer: Trace,
-        key: Any,
-        leaves: list[Any],
-        everything: list[Any],
-        bindings: list[Binding],
-        implicit: list[Binding],
-        why: str,
+        self, t: Trace, outer: Trace, key: Any, leaves: list[Any], guards: Guards, why: str
     ) -> tuple[Variant, Any]:
         """The function run once on trace t, and what it returned, computed."""
+        from katachi.tensor.search import find
+
         recording = t.recording
         assert recording is not None
         try:
@@ -141,7 +170,13 @@ class Compiled:
             args, kwargs = trees.rebuild(key[0], own), trees.rebuild(key[1], own) if key[1] else {}
             result = self.f(*args, **kwargs)
             t.taken = True
-            variant = Variant(t, result, everything, bindings, implicit)
+            left = self._left(key, guards, t, leaves)
+            unseen = [m for m in recording.modules.values() if id(m) not in guards.reached]
+            if unseen:  # called, but found in no place
+                guards = guards.and_of(find((f"a {type(m).__name__}", m) for m in unseen))
+            operands, still = guards.used(_used(t, result, left))
+            everything = [*leaves, *[r.value for r in operands]]
+            variant = Variant(t, result, everything, guards.reads, still, left)
             return variant, variant.run(t, everything, t, why)
         except BaseException:
             if not t.committed:
@@ -157,13 +192,17 @@ class Variant:
     """One recording as a program."""
 
     def __init__(
-        self, t: Trace, result: Any, everything: list[Any], bindings: list[Binding], implicit: list[Binding]
+        self,
+        t: Trace,
+        result: Any,
+        everything: list[Any],
+        reads: list[Read],
+        still: Callable[[], list[Any] | None],
+        left: list[tuple[Read, Any]],
     ) -> None:
         rec = t.recording
         assert rec is not None
-        self.changes, self.modules = Changes.count, [(m, m._fingerprint()) for m in rec.modules.values()]
-        self.implicit = [b.read for b in implicit]
-        self.names = [(b, v) for b in bindings if not _enters(v := b.read()) and _matters(v)]
+        self.changes, self.reads, self.still = Changes.count, reads, still
         self.avals: list[Aval] = [x._aval for x in everything]
         self.alias = _alias(everything)
         self.sources = [(place, source) for place, source, _ in rec.sources]
@@ -176,7 +215,7 @@ class Variant:
         self.handles: list[Any] = [None if id(h) in number or id(h) in grad_of else h for h in t.handles]
         self.held = [h._aval for h in t.handles]
         self.grads = [(h, None if g is None else g._aval) for h, g in rec.grads.items()]
-        # what comes of it: results, gradients left, cells written
+        # what comes of it: results, gradients and other tensors left, cells written
         returned: list[Any] = []
         self.structure = trees.flatten(result, returned)
         live: dict[int, int] = {}  # slot: which of the outputs
@@ -186,6 +225,7 @@ class Variant:
             for h, before in rec.grads.items()
             if h._grad is not before
         ]
+        self.left = [(r, self._destination(t, h, number, live)) for r, h in left]
         self.cells: list[Cell] = list(t.written)
         written = tuple(s - t.base for s in t.written.values())
         self.finish = locked(Finish, t, tuple(live), written)
@@ -194,29 +234,29 @@ class Variant:
 
     def _destination(self, t: Trace, h: Handle, number: dict[int, int], live: dict[int, int]) -> Any:
         """An output's number; or the argument, or the tensor, that is simply passed on."""
-        if h._value is None and h._slot >= t.base:
+        if _pending(t, h):
             return live.setdefault(h._slot - t.base, len(live))
         return ("argument", number[id(h)]) if id(h) in number else ("same", h)
 
     def fits(self, leaves: list[Any]) -> list[Any] | None:
         """The arguments and the tensors that names now stand for, if the recording is true for them."""
-        everything = [*leaves, *[read() for read in self.implicit]] if self.implicit else leaves
+        for x, kind in zip(leaves, self.avals):  # noqa: B905 - what the names stand for comes after them
+            if x._aval is not kind:
+                return None
+        operands = self.still()
+        if operands is None:
+            return None
+        everything = [*leaves, *operands] if operands else leaves
         for x, kind in zip(everything, self.avals):  # noqa: B905 - a structure has one number of leaves
             if x.__class__ is not Tensor or x._aval is not kind or x._origin is not None:
                 return None
             if x._value is None:
                 settle(x)
-        for b, value in self.names:
-            now = b.read()
-            if now is not value and not (now.__class__ is value.__class__ in trees.PLAIN and now == value):
-                return None
         for h, kind in self.grads:
             g = h._grad
             if g is not kind and (g is None or kind is None or g._aval is not kind or g._origin is not None):
                 return None
         if self.changes != Changes.count:
-            if any(m._fingerprint() != then for m, then in self.modules):
-                return None
             if any(h is not None and h._aval is not kind for h, kind in zip(self.handles, self.held, strict=True)):
                 return None  # it was moved to another device
             self.changes = Changes.count
@@ -245,6 +285,8 @@ class Variant:
         def end() -> None:
             for h, at in self.leaves_grads:
                 h._grad = None if at is None else find(at)
+            for read, at in self.left:
+                read.write(find(at))
             for _, source in sources:
                 source.settle(ahead)
             t.committed = True
@@ -298,58 +340,33 @@ class _Made(NamedTuple):
     leaves: list[Any]
 
 
-def _enters(x: Any) -> bool:
-    """Whether a name's value is read anew at each call, like an argument."""
-    return x.__class__ is Tensor and x._cell is None and x._origin is None
+def _pending(t: Trace, h: Handle) -> bool:
+    """Whether h was made in this trace, and has no value yet."""
+    return h._value is None and t.base <= h._slot < t.base + SPAN
 
 
-def _matters(x: Any) -> bool:
-    """Whether the recording depends on which value a name has; functions, classes and rooms are taken to stay."""
-    return not isinstance(x, (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type))
+def _used(t: Trace, result: Any, left: list[tuple[Read, Any]]) -> set[int]:
+    """Of which tensors more than shape and dtype was used, by id."""
+    assert t.recording is not None
+    returned: list[Any] = []
+    trees.flatten(result, returned)
+    grads = [h._grad for h in t.recording.grads]
+    return set(map(id, [*t.handles, *returned, *grads, *[x for _, x in left]]))
 
 
 def _alias(everything: list[Any]) -> tuple[int, ...] | None:
     """Which tensors are one and the same; None if all differ."""
-    if len(set(map(id, everything))) == len(everything):
+    if len(set(everything)) == len(everything):  # tensors are compared by identity here: their hashes are ids
         return None
     first: dict[int, int] = {}
     return tuple(first.setdefault(id(x), i) for i, x in enumerate(everything))
 
 
-def _bindings(f: Any) -> tuple[list[Binding], set[str]]:
-    """The global and closure names that f's code reads, and those of functions found by them; and all names in there,
-    attributes' among them."""
-    found: list[Binding] = []
-    mentioned: set[str] = set()
-    seen: set[Any] = set()
-    stack = [f]
-    while stack:
-        g = stack.pop()
-        g = getattr(g, "__func__", g)
-        if not isinstance(g, types.FunctionType) or g in seen or _ours(g):
-            continue
-        seen.add(g)
-        names = _names(g.__code__)
-        mentioned |= names
-        mine = [Binding(cell, name) for name, cell in zip(g.__code__.co_freevars, g.__closure__ or (), strict=True)]
-        mine += [Binding(g.__globals__, name) for name in sorted(names) if name in g.__globals__]
-        found += mine
-        stack += [b.read() for b in mine]
-    return found, mentioned
-
-
-def _attributes(x: Any, mentioned: set[str]) -> list[Binding]:
-    """The fields of a user's object that the code may read. Modules tell of their changes themselves."""
-    fields = getattr(x, "__dict__", None)
-    if not isinstance(fields, dict) or not _matters(x) or _ours(type(x)) or hasattr(x, "_fingerprint"):
-        return []
-    return [Binding(fields, name) for name in fields if name in mentioned]
-
-
-def _ours(x: Any) -> bool:
-    return (getattr(x, "__module__", None) or "").split(".")[0] == "katachi"
-
-
-def _names(code: types.CodeType) -> set[str]:
-    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return set(code.co_names).union(*map(_names, inner))
+def _arguments(f: Any, key: Any) -> list[tuple[str, Any]]:
+    """The objects among the arguments, with the parameters' names."""
+    args, kwargs = key[0].parts, dict(zip(key[1].keys, key[1].parts, strict=True)) if key[1] else {}
+    code = getattr(getattr(f, "__func__", f), "__code__", None)
+    names = code.co_varnames[: code.co_argcount] if code is not None else ()
+    names = names[1:] if hasattr(f, "__func__") else names
+    named = [(names[i] if i < len(names) else f"argument {i}", x) for i, x in enumerate(args)]
+    return [(name, x) for name, part in [*named, *kwargs.items()] for x in trees.objects(part)]

@@ -18,7 +18,7 @@ from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_shape
 from katachi.tensor.signatures import drawing
-from katachi.tensor.trace import local
+from katachi.tensor.trace import local, only_outside
 from katachi.tensor.types import Shaped, like, shape_vars
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Generator:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
-        """Start over from a seed (its lowest 64 bits)."""
+        """Start over from a seed (its lowest 64 bits). Raises Error inside a compiled function."""
+        only_outside("a Generator is seeded")
         self.seed, self.calls = int(seed) & MASK, 0
         return self
 

@@ -42,7 +42,7 @@ MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
 class Changes:
-    """Counts changes of modules, so that whoever depends on one knows when to look."""
+    """Counts modules that were moved to another device, so that whoever depends on one knows when to look."""
 
     count = 0
 
@@ -231,6 +231,14 @@ def note_module(module: Any) -> None:
     recording = local.trace.recording
     if recording is not None:
         recording.modules[id(module)] = module
+
+
+def only_outside(what: str) -> None:
+    """Raises Error inside a compiled function: what is done there by Python alone happens only when it is traced."""
+    if local.trace.recording is not None:
+        raise Error(
+            f"compile: {what} inside a compiled function, whose Python runs only when it is traced; do it outside"
+        )
 
 
 def look(x: Handle) -> Buffer:

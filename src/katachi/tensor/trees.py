@@ -71,11 +71,15 @@ class Same:
 
 
 def objects(structure: Any) -> list[Any]:
-    """Everything in a structure, or a tuple of them, that is neither tensor nor plain value."""
+    """Everything in a structure that is neither tensor nor plain value, and the classes of its named tuples."""
     if isinstance(structure, Static):
         return [structure.value.of] if isinstance(structure.value, Same) else []
-    parts = structure.parts if isinstance(structure, Branch) else structure if structure.__class__ is tuple else ()
-    return [x for p in parts for x in objects(p)]
+    if not isinstance(structure, Branch):
+        return []
+    return [
+        *([structure.kind] if hasattr(structure.kind, "_fields") else []),
+        *[x for p in structure.parts for x in objects(p)],
+    ]
 
 
 def rebuild(structure: Any, leaves: Iterator[Any]) -> Any:

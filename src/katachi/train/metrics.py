@@ -7,6 +7,7 @@ from typing import Any
 from katachi.errors import ShapeError
 from katachi.graph.dtypes import float32
 from katachi.tensor import elementwise, reduce, tensor
+from katachi.tensor.trace import only_outside
 
 FOLD = 64  # batches that are added up in float32 before the sum moves to a Python float
 
@@ -48,7 +49,9 @@ class Running:
         self._begun: dict[str, float] = {}  # what pending sums begin with, after load_state_dict
 
     def add(self, examples: int, **means: Any) -> None:
-        """Count a batch: its number of examples and its mean of each quantity, scalar tensors."""
+        """Count a batch: its number of examples and its mean of each quantity, scalar tensors. Raises Error inside a
+        compiled function."""
+        only_outside("Running.add is called")
         if self._batches == FOLD:
             self._fold()
         for name, mean in means.items():
