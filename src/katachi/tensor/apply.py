@@ -18,12 +18,12 @@ from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, frames, origin
+from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
 from katachi.tensor.trace import SPAN, Trace, arrive, flush, let_be_computed, local
 
-LARGEST_FLOAT = int(sys.float_info.max)
 MOST_NODES = 50_000  # pending at once
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
@@ -51,13 +51,9 @@ def apply(
             operands = [_operand(op, x) for x in operands]
             e = _find(t, op, operands, attrs, writes)
         if e.numbers:
-            for i, least, most, name in e.ranges:
+            for i, least, most, dtype in e.ranges:
                 if not least <= operands[i] <= most:
-                    for x in t.fresh:  # they have not entered the trace after all
-                        x._slot = -1
-                    raise OverflowError(
-                        f"{op.name}: {_brief(operands[i])} does not fit {name} ({_brief(least)} to {_brief(most)})"
-                    )
+                    operands = _fitted(t, op, operands, i, dtype)
             t.scalars.extend([operands[i] for i in e.numbers])
         if e.imports:
             fresh = t.fresh
@@ -94,8 +90,17 @@ def apply(
     return out
 
 
-def _brief(n: int) -> str:
-    return str(n) if -(1 << 64) <= n <= 1 << 64 else f"an int of {n.bit_length()} bits"
+def _fitted(t: Trace, op: Op, operands: Sequence[Any], i: int, dtype: DType) -> list[Any]:
+    """The operands with number i as a float that rounds to the dtype as it does. Raises OverflowError."""
+    try:
+        if dtype.is_floating:
+            return [as_float(op.name, x, dtype) if k == i else x for k, x in enumerate(operands)]
+        least, most = dtype.bounds
+        raise OverflowError(f"{op.name}: {brief(operands[i])} does not fit {dtype.name} ({least} to {most})")
+    except OverflowError:
+        for x in t.fresh:  # they have not entered the trace after all
+            x._slot = -1
+        raise
 
 
 def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...]) -> bool:
@@ -236,9 +241,9 @@ def _record(
         kind = aval((), dtype, device, False)
         nodes[i] = input_node(kind, len(t.scalars) + place, scalar=True)
         if dtype.is_integer:
-            ranges.append((i, *dtype.bounds, dtype.name))
-        elif dtype.is_floating and operands[i].__class__ is int:  # Python's ints have no end
-            ranges.append((i, -LARGEST_FLOAT, LARGEST_FLOAT, dtype.name))
+            ranges.append((i, *dtype.bounds, dtype))
+        elif dtype.is_floating and operands[i].__class__ is int:  # larger ones need care, for numbers pass as float64
+            ranges.append((i, -EXACT, EXACT, dtype))
     e.ranges = tuple(ranges)
     try:
         if op.contextual:

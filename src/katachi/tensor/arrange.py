@@ -10,7 +10,7 @@ import numpy as np
 
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
-from katachi.graph.dtypes import int64, uint64
+from katachi.graph.dtypes import bool_, int64, promote, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
@@ -322,7 +322,8 @@ def _pad(x: Node, value: Node, widths: Any) -> Node:
     low, high = (tuple(int(n) for n in pairs[:, k]) for k in (0, 1))
     if any(n < 0 for n in low + high):
         raise ShapeError(f"widths {widths} must not be negative")
-    if value.shape or (value.dtype.is_floating and not x.dtype.is_floating):
+    exact = x.dtype.is_floating or x.dtype is bool_ or promote(x.dtype, value.dtype) is x.dtype
+    if value.shape or not exact or (value.dtype.is_floating and not x.dtype.is_floating):
         raise DTypeError(f"the value must be a number that {x.dtype.name} can hold")
     return make("pad", x, b.convert(value, x.dtype), low=low, high=high, interior=(0,) * rank)
 

@@ -170,10 +170,17 @@ def randint(
     if not low < high <= low + (1 << 32):
         raise ValueError(f"randint: needs low < high <= low + 2**32, got {low} and {high}")
     kind = as_dtype(dtype)
-    if kind.is_integer and not (kind.bounds[0] <= low and high - 1 <= kind.bounds[1]):
-        raise OverflowError(f"randint: {low} to {high - 1} do not fit {kind.name}")
+    within = kind if kind.is_integer else int64
+    if not (within.bounds[0] <= low and high - 1 <= within.bounds[1]):
+        raise OverflowError(f"randint: {low} to {high - 1} do not fit {within.name}")
     seed, call = (generator or default_generator).draw(signed=True)
-    return apply(RANDINT, (seed, call, low, high), (as_shape(shape), kind))
+    return apply(RANDINT, (seed, call, _wrapped(low), _wrapped(high)), (as_shape(shape), kind))
+
+
+def _wrapped(n: int) -> int:
+    """The int64 with n's lowest 64 bits: integers are drawn in wrapping arithmetic, so uint64's and the end of int64's
+    range come out right."""
+    return ((n + (1 << 63)) & MASK) - (1 << 63)
 
 
 def _floating(what: str, dtype: Any) -> DType:

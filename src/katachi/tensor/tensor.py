@@ -151,7 +151,7 @@ class Tensor(Looked, Generic[S, G]):
         if self._cell is None:
             raise GradientError("set: only parameters, leaf variables and buffers change; this is a computed value")
         if not isinstance(value, Tensor):
-            value = creation.tensor(value, device=self.device)
+            value = creation.tensor(value, self.dtype, self.device)
         if value.shape != self.shape:
             raise ShapeError(f"set: needs shape {self.shape}, got {value.shape}")
         apply(SET, (self, value), (), (Write(0, 0),), many=True)
