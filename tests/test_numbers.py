@@ -306,3 +306,22 @@ def test_nothing_flows_to_what_a_nan_bound_replaces():
     low = kt.variable([NAN, 0.0])
     kt.clip(x, low).sum().backward()
     assert (x.grad.tolist(), low.grad.tolist()) == ([0.0, 1.0], [1.0, 0.0])
+
+
+# ---- to
+
+
+def test_to_takes_what_torchs_takes():
+    x, other = kt.ones(2), kt.zeros(1, dtype=kt.float16, device="reference")
+    for moved, dtype, device in (
+        (x.to(kt.bfloat16), kt.bfloat16, "cpu"), (x.to("reference"), kt.float32, "reference"),
+        (x.to("reference", kt.float16), kt.float16, "reference"), (x.to(dtype=kt.float64), kt.float64, "cpu"),
+        (x.to(device="reference"), kt.float32, "reference"), (x.to(other), kt.float16, "reference"),
+        (x.to(other, dtype=kt.int32), kt.int32, "reference"), (x.to(), kt.float32, "cpu"), (x.to(x), kt.float32, "cpu"),
+    ):  # fmt: skip
+        assert (moved.dtype, moved.device, moved.tolist()) == (dtype, device, [1, 1])
+    v = kt.variable([1.0])
+    v.to(kt.zeros(1, dtype=kt.float64)).sum().backward()
+    assert v.grad.tolist() == [1.0]
+    with pytest.raises(kt.GradientError, match="gradients do not cross devices"):
+        v.to(other)

@@ -184,10 +184,13 @@ class Tensor(Looked, Generic[S, G]):
             leaf._grad = None
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor[S, G]:
-        """The value on another device, or in another dtype (`x.to(kt.float64)`). Computes it if the device differs.
+        """The value on another device, in another dtype (`x.to(kt.float64)`), or as another tensor has both
+        (`x.to(other)`). Computes it if the device differs.
 
         A variable's gradient does not cross devices: freeze it first. Raises GradientError, DeviceError.
         """
+        if isinstance(device, Tensor):
+            device, dtype = device.device, device.dtype if dtype is None else dtype
         if isinstance(device, DType):
             device, dtype = None, device
         x = self if dtype is None else elementwise.astype(self, dtype)
