@@ -7,6 +7,8 @@ import operator
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from katachi.errors import DTypeError
 from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, float32, float64, int32, int64, uint32, uint64
@@ -38,12 +40,21 @@ class Generator:
 
     def __init__(self, seed: int = 0) -> None:
         self._lock = threading.Lock()
+        self.seedings = 0  # how often it was seeded, so that whoever took a seed of it knows when to take another
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
         """Start over from a seed (its lowest 64 bits)."""
         self.seed, self.calls = int(seed) & MASK, 0
+        self.seedings += 1
         return self
+
+    def random_seed(self) -> int:
+        """64 random bits, to seed something else with; they take one draw."""
+        with self._lock:
+            call = self.calls
+            self.calls = (call + 1) & MASK
+        return int(np.random.SeedSequence([self.seed, call]).generate_state(1, np.uint64)[0])
 
     def draw(self, signed: bool = False) -> tuple[int, int]:
         """The seed (as an int64 if `signed`) and the number of the next draw, which is now taken: the first two numbers
@@ -85,7 +96,14 @@ default_generator = Generator(0)
 
 
 def manual_seed(seed: int) -> Generator:
-    """Seed the default generator and return it."""
+    """Seed the default generator and return it: tensors, initial values, dropout, the orders of `DataLoader` and
+    `random_split`.
+
+    >>> import katachi as kt
+    >>> loader = kt.data.DataLoader(range(9), 9, shuffle=True)
+    >>> orders = [(kt.manual_seed(7), next(iter(loader)).tolist())[1] for _ in range(2)]; orders[0] == orders[1]
+    True
+    """
     return default_generator.manual_seed(seed)
 
 
