@@ -98,17 +98,22 @@ class DataLoader:
         # Not a generator itself: the epoch is taken here, not at the first batch.
         numbers = np.arange(len(self.dataset))
         if self.shuffle:
-            seed, seedings = self._drawn
-            if self._unseeded and self.seed == seed and seedings != default_generator.seedings and not self._skip:
-                self.seed, self.epoch = default_generator.random_seed(), 0
-                self._drawn = self.seed, default_generator.seedings
-            numbers = np.random.default_rng([self.seed, self.epoch]).permutation(numbers)
+            numbers = np.random.default_rng([self._seed_now(), self.epoch]).permutation(numbers)
         self.epoch += 1
         batches = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
         batches = batches[self._skip : len(self)]
         self.batch, self._skip = self._skip, 0
         # A generator and not `map`, which would take a StopIteration from the dataset for the end of the epoch.
         return self._counted(self._ahead(batches) if self.num_workers else (self._load(n) for n in batches), self.epoch)
+
+    def _seed_now(self) -> int:
+        """The seed of the epoch that begins, drawn if it was not given."""
+        seedings = default_generator.seedings
+        seeded_anew = self._unseeded and not self._skip and self.seed == self._drawn[0] and seedings != self._drawn[1]
+        if self.seed is None or seeded_anew:
+            self.seed, self.epoch = default_generator.random_seed(), 0
+            self._drawn = self.seed, seedings
+        return self.seed
 
     def _counted(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         try:

@@ -13,17 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from katachi.errors import DeviceError, DTypeError, Error
+from katachi.errors import DeviceError, DTypeError, Error, OutOfMemoryError
 from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, frames, origin
+from katachi.graph.sizes import count
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
 from katachi.tensor.trace import SPAN, Trace, arrive, flush, let_be_computed, local
 
+LARGEST = (1 << 63) - 1  # bytes of one value
 MOST_NODES = 50_000  # pending at once
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
@@ -253,6 +255,12 @@ def _record(
     except Error as error:
         raise type(error)(f"{op.name}({', '.join(map(_show, operands))}): {error}") from None
     e.nodes = results if isinstance(results, tuple) else (results,)
+    for n in e.nodes:
+        if count(n.shape) > LARGEST // n.dtype.itemsize:
+            raise OutOfMemoryError(
+                f"{op.name}({', '.join(map(_show, operands))}): a result {n.aval!r} has {count(n.shape):,} elements, "
+                "which no machine can address"
+            )
     if not writes and not op.contextual:  # a result that is a leaf's own node would be taken for the leaf
         leafs = [n.tracked and n.primitive == "input" for n in e.nodes]
         e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, leafs, strict=True))

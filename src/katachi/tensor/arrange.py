@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from katachi.devices import memory
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, int64, promote, uint64
@@ -236,7 +237,9 @@ def repeat(x: Tensor[Any, _G], repeats: Any, /, *, axis: int | None = None) -> T
             raise DTypeError(f"repeat: needs numbers of times, got {repeats!r}")
         if times.ndim > 1 or times.size not in (1, n):
             raise ShapeError(f"repeat: needs {n} numbers for axis {axis} of {x.shape}, got shape {times.shape}")
-        return take(x, np.repeat(np.arange(n), times), axis=axis)
+        with memory.wanted("repeat"):
+            places = np.repeat(np.arange(n), times)
+        return take(x, places, axis=axis)
     return apply(REPEAT, (x,), (hashable(repeats), hashable(axis)))
 
 

@@ -44,7 +44,8 @@ def tensor(x: Any, dtype: Any = None, device: str | None = None) -> Any:
     """
     from katachi.tensor.tensor import Tensor
 
-    array = as_array(x, as_dtype(dtype) if dtype is not None else None)
+    with memory.wanted("tensor"):
+        array = as_array(x, as_dtype(dtype) if dtype is not None else None)
     where = check_device(device) if device else x._aval.device if isinstance(x, Handle) else current().modes.device
     return handle(Tensor, aval(array.shape, as_dtype(array.dtype), where, False), memory.copy(array))
 
@@ -230,14 +231,17 @@ def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, de
         raise ValueError("arange: the step is 0")
     whole = _ints(start, stop, step)
     if whole is None:
-        return tensor(np.arange(start, stop, step), float32 if dtype is None else dtype, device)
+        with memory.wanted("arange"):
+            array = np.arange(start, stop, step)
+        return tensor(array, float32 if dtype is None else dtype, device)
     numbers = range(*whole)
     ends = (numbers[0], numbers[-1]) if numbers else (0, 0)
     kind = int64 if max(ends) <= int64.bounds[1] else uint64
     for n in ends:
         fitting("arange", n, kind)
     low, by = (np.array(n & MASK, np.uint64) for n in (ends[0], numbers.step))
-    array = (np.arange(len(numbers), dtype=np.uint64) * by + low).view(kind.numpy)  # exact: they wrap around as int64
+    with memory.wanted("arange"):  # exact, because int64's wrap around
+        array = (np.arange(len(numbers), dtype=np.uint64) * by + low).view(kind.numpy)
     return tensor(array, kind if dtype is None else dtype, device)
 
 
@@ -271,7 +275,9 @@ def linspace(
         parts = max(n - 1 if endpoint else n, 1)
         steps = [whole[0] * parts + (whole[1] - whole[0]) * i for i in range(n)]
         return tensor([s // parts if s >= 0 else -(-s // parts) for s in steps], dtype, device)
-    return tensor(np.linspace(start, stop, n, endpoint=endpoint), dtype, device)
+    with memory.wanted("linspace"):
+        array = np.linspace(start, stop, n, endpoint=endpoint)
+    return tensor(array, dtype, device)
 
 
 __all__ = [
