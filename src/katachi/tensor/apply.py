@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from katachi.errors import DeviceError, DTypeError, Error, OutOfMemoryError
+from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
@@ -236,7 +237,11 @@ def _record(
             constant = node.tracked and not t.modes.grad and not writes
             nodes[i] = make("stop_gradient", node) if constant else node
     present = [n for n in nodes if n is not None]
-    device = _one_device(op, operands, present) if present else t.modes.device
+    device = t.modes.device
+    if present:  # a contextual operation goes through graphs that may be on several
+        device = present[0].device if op.contextual else _one_device(op, operands, present)
+    if not writes and not op.contextual:
+        nodes = [n and b.to_device(n, device) for n in nodes]
     ranges = []
     for place, i in enumerate(e.numbers):
         dtype = op.scalar or _scalar_dtype(op, operands, i, present)
@@ -278,7 +283,11 @@ def _record(
 
 
 def _one_device(op: Op, operands: Sequence[Any], nodes: list[Node]) -> str:
+    """Where the operation runs. Zero-dimensional operands follow the others; if there are no others, those on the CPU
+    follow the rest."""
     found = {n.device for n in nodes if n.shape} or {n.device for n in nodes}
+    if len(found) > 1 and not any(n.shape for n in nodes):
+        found.discard("cpu")
     if len(found) > 1:
         raise DeviceError(
             f"{op.name}({', '.join(map(_show, operands))}): operands are on {' and '.join(sorted(found))}; "

@@ -385,7 +385,7 @@ def _restore(cls: type, array: Any, dtype: str, device: str, state: bool, tracke
 
 
 def _set(old: Node, new: Node) -> tuple[Node, Node]:
-    value = make("stop_gradient", b.convert(new, old.dtype))
+    value = make("stop_gradient", b.convert(b.to_device(new, old.device), old.dtype))
     return value, make("variable", value) if old.tracked else value
 
 
