@@ -106,7 +106,8 @@ BINARY_VALUES: dict[str, tuple[Values, Values]] = {
 
 @strategy(*UNARY_VALUES)
 def _unary(draw: Draw, rng: np.random.Generator, name: str) -> Sample:
-    return Sample([UNARY_VALUES[name](rng, draw(shapes()))], {})
+    attrs = {"target": "reference"} if name == "to_device" else {}
+    return Sample([UNARY_VALUES[name](rng, draw(shapes()))], attrs)
 
 
 @strategy(*BINARY_VALUES)

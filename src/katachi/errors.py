@@ -27,6 +27,10 @@ class MemoryLimitError(Error, MemoryError):
     """A program whose peak would exceed the limit that the user set."""
 
 
+class OutOfMemoryError(Error, MemoryError):
+    """Memory that the machine does not have."""
+
+
 class IndexBoundsError(Error, IndexError):
     """An index outside the axis it addresses."""
 

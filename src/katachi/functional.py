@@ -13,7 +13,7 @@ from katachi.graph.primitives import hole, make
 from katachi.graph.site import describe
 from katachi.tensor import differentiate
 from katachi.tensor.apply import apply
-from katachi.tensor.control import bare
+from katachi.tensor.control import bare, together
 from katachi.tensor.elementwise import TRACK
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
@@ -145,7 +145,13 @@ def jvp(f: Callable[..., Any], args: tuple[Any, ...], tangents: tuple[Any, ...])
 
 
 HOLE = Op("custom_gradient", lambda shape, dtype, device: hole(aval(shape, dtype, device, False)))
-CUSTOM = Op("custom_gradient", lambda nodes, n: make("custom_gradient", *nodes, arguments=n), variadic=True)
+
+
+def _custom(nodes: Sequence[Node], n: int) -> Node:
+    return make("custom_gradient", *nodes[: n + 1], *bare(nodes[n + 1 : n + 2]), *nodes[n + 2 :], arguments=n)
+
+
+CUSTOM = Op("custom_gradient", _custom, variadic=True)
 
 
 def custom_gradient(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -259,6 +265,9 @@ def _for_all(
 
     _each(args, in_axes, "arguments", collect)
     size = _examples(given)
+    given = [
+        (x, axis, name) for x, (_, axis, name) in zip(together("vmap", [x for x, _, _ in given]), given, strict=True)
+    ]
     places = []
     for x, axis, _ in given:
         shape = x.shape[:axis] + x.shape[axis + 1 :]

@@ -12,10 +12,10 @@ import numpy as np
 from katachi.compiler import stored
 from katachi.compiler.bodies import NativeBody
 from katachi.compiler.plan import Plan
-from katachi.compiler.steps import Launched, Step, Stub, aliases, located, within_limit
+from katachi.compiler.steps import Launched, Step, Stub, aliases, located, unmet, within_limit
 from katachi.devices.cpu.engine import engine
 from katachi.devices.memory import Arena, Buffer, Usage, allocate, arena, release
-from katachi.errors import IndexBoundsError
+from katachi.errors import IndexBoundsError, OutOfMemoryError
 from katachi.graph.control import BUNDLES
 from katachi.graph.dtypes import as_dtype
 from katachi.graph.node import Node
@@ -65,7 +65,7 @@ class NativeProgram:
         self.arena_base = 0
         self._lay_out_numbers(r.numbers)
         self.touched = [(row, self.plan.offsets.get(row), shape, _numpy(dtype)) for row, shape, dtype in r.touched]
-        self.runs = 0
+        self.runs, self.done = 0, False
         self.given: dict[int, Buffer] = {}  # while a run is prepared
         self.last = self.stretches[-1] if self.stretches and not isinstance(self.stretches[-1], Step) else None
         self.long = r.seconds > BESIDE
@@ -127,7 +127,13 @@ class NativeProgram:
         """The outputs' buffers, which `launch` will fill.
 
         A replaced value's memory is taken by the new one unless it is shared, or its id is in `held`; where that is
-        None, never."""
+        None, never. Raises MemoryLimitError, OutOfMemoryError."""
+        try:
+            return self._prepare(inputs, numbers, held)
+        except OutOfMemoryError as error:
+            raise unmet(self.plan, [v for g in self.groups for v in g.outputs], error) from None
+
+    def _prepare(self, inputs: Sequence[Buffer], numbers: Sequence[float], held: Container[int] | None) -> list[Buffer]:
         if Usage.limit is not None and self.arena is arena:  # a body is part of the plan around it
             within_limit(self.plan, self._new_bytes(inputs, held), lambda: [v for g in self.groups for v in g.outputs])
         if self.runs < SETTLED:  # what others left is of no use to it, and what its first run leaves of little

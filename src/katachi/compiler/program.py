@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from katachi.compiler.plan import Plan, plan
-from katachi.compiler.steps import Launched, Step, Stub, aliases, last_uses, nbytes, within_limit
+from katachi.compiler.steps import Launched, Step, Stub, aliases, lacking, last_uses, nbytes, unmet, within_limit
 from katachi.devices.memory import Buffer, Usage, allocate
+from katachi.errors import OutOfMemoryError
 from katachi.graph.node import Node, toposort
 from katachi.graph.sizes import count
 
@@ -73,7 +74,10 @@ class ReferenceProgram:
         if Usage.limit is not None:
             new = sum(count(shape) * dtype.itemsize for row, (shape, dtype) in self.kinds if row not in given)
             within_limit(self.plan, new, lambda: [step.node for step in self.steps])
-        self.made = {row: allocate(*kind) for row, kind in self.kinds if row not in given}
+        try:
+            self.made = {row: allocate(*kind) for row, kind in self.kinds if row not in given}
+        except OutOfMemoryError as error:
+            raise unmet(self.plan, [step.node for step in self.steps], error) from None
         given.update(self.made)
         self.inputs, self.given, self.done = inputs, numbers, False
         results = [given[row] for row in self.results]
@@ -100,7 +104,10 @@ class ReferenceProgram:
                     # always contiguous, so the order of NumPy's sums cannot depend on what ran in which program
                     out = step.run(env)
                     bundle = isinstance(out, tuple)  # the results of control flow, which `element` takes apart
-                    env[step.writes] = out if bundle else np.ascontiguousarray(out).reshape(step.node.shape)
+                    try:
+                        env[step.writes] = out if bundle else np.ascontiguousarray(out).reshape(step.node.shape)
+                    except MemoryError as error:
+                        raise lacking(error, step.node) from None
                     for row in step.dead:
                         env[row] = None
             for row, buffer in made.items():

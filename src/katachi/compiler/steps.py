@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from katachi.compiler.plan import Plan
-from katachi.devices.memory import Usage, admit, arena, kept
+from katachi.devices.memory import Usage, admit, arena, free, kept, refused
 from katachi.devices.reference import REFERENCE
-from katachi.errors import Error
+from katachi.errors import Error, OutOfMemoryError
 from katachi.graph.node import Node
 from katachi.graph.site import Group, describe
 
@@ -37,6 +37,8 @@ class Step:
             return REFERENCE[self.node.primitive](*[env[r] for r in self.reads], **attrs)
         except Error as error:
             raise located(error, self.node) from None
+        except MemoryError as error:
+            raise lacking(error, self.node) from None
 
 
 def located(error: Error, node: Node | None) -> Error:
@@ -48,6 +50,12 @@ def located(error: Error, node: Node | None) -> Error:
     return found
 
 
+def lacking(error: MemoryError, node: Node) -> Error:
+    """NumPy's error, and a program's inside it, as one of ours that names the operation."""
+    ours = error if isinstance(error, Error) else OutOfMemoryError(f"{error}, and {free():,} B are free")
+    return located(ours, node)
+
+
 def operation(node: Node) -> str:
     """The name of what the user asked for that made the node."""
     group = node.group
@@ -56,25 +64,33 @@ def operation(node: Node) -> str:
     return group.name if isinstance(group, Group) else node.primitive
 
 
+def needs(plan: Plan, results: int, made: Iterable[Node]) -> str:
+    """What a program with this plan, whose results take so many bytes of new memory, needs it for."""
+    largest = max(made, key=nbytes, default=None)
+    text = (
+        f"the program needs {plan.arena + plan.scratch + results:,} B ({plan.arena:,} B of temporaries, "
+        f"{plan.scratch:,} B of scratch memory, {results:,} B of results"
+    )
+    if largest is not None:
+        text += f"; the largest value is {largest.aval!r} of {operation(largest)} at {describe(largest.site)}"
+    return text + ")"
+
+
 def within_limit(plan: Plan, results: int, made: Callable[[], Iterable[Node]]) -> None:
-    """Raises MemoryLimitError if a program with this plan, whose results take so many bytes of new memory, exceeds
-    the limit. It is called under a limit only, before anything is allocated or written."""
-
-    def what() -> str:
-        largest = max(made(), key=nbytes, default=None)
-        text = (
-            f"the program needs {asked:,} B ({plan.arena:,} B of temporaries, {plan.scratch:,} B of scratch memory, "
-            f"{results:,} B of results"
-        )
-        if largest is not None:
-            text += f"; the largest value is {largest.aval!r} of {operation(largest)} at {describe(largest.site)}"
-        return text + ")"
-
+    """Raises MemoryLimitError if a program's plan and its results exceed the limit. It is called under a limit only,
+    before anything is allocated or written."""
     at_once = plan.arena + plan.scratch
     asked, limit = at_once + results, Usage.limit
-    admit(asked, what)
+    admit(asked, lambda: needs(plan, results, made()))
     if limit is not None and Usage.live + kept() + asked - at_once > limit:
         arena.at_most(at_once)
+
+
+def unmet(plan: Plan, made: Iterable[Node], error: OutOfMemoryError) -> OutOfMemoryError:
+    """The error of a program that cannot have its memory."""
+    found = refused(needs(plan, plan.output, made), error)
+    found.located = True  # type: ignore[attr-defined]
+    return found
 
 
 class Launched(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 
 from katachi.errors import IndexBoundsError, ShapeError
 from katachi.tensor import Tensor, tensor
+from katachi.tensor.random import default_generator
 
 Item = TypeVar("Item")
 
@@ -63,8 +64,8 @@ class Subset(Dataset[Item]):
 def random_split(
     dataset: Dataset[Item] | Sequence[Item], lengths: Sequence[float], seed: int | None = None
 ) -> list[Subset[Item]]:
-    """The items in random order, which `seed` decides, cut into parts of these lengths: numbers of items that add up to
-    all, or shares that add up to 1. Raises ValueError for others.
+    """The items in random order, which `seed` decides (without one `kt.manual_seed`), cut into parts of these lengths:
+    numbers of items that add up to all, or shares that add up to 1. Raises ValueError for others.
 
     >>> [len(part) for part in random_split(range(10), [0.75, 0.25], seed=0)]
     [8, 2]
@@ -75,6 +76,7 @@ def random_split(
         counts = [n + (i < size - sum(whole)) for i, n in enumerate(whole)]  # what is left goes to the first ones
     if any(n != int(n) or n < 0 for n in counts) or sum(counts) != size:
         raise ValueError(f"random_split: {list(lengths)} are no lengths of parts of {size} items, and no shares of 1")
+    seed = default_generator.random_seed() if seed is None else seed
     order, ends = np.random.default_rng(seed).permutation(size), np.cumsum([0, *counts], dtype=int)
     return [Subset(dataset, order[a:z]) for a, z in pairwise(ends)]
 

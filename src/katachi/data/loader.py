@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from operator import index as as_int
-from secrets import randbits
 from threading import Event
 from typing import Any
 
@@ -16,6 +15,7 @@ from katachi.data.collate import collate
 from katachi.data.dataset import Dataset, TensorDataset
 from katachi.tensor import tensor
 from katachi.tensor.modes import device, eager
+from katachi.tensor.random import default_generator
 from katachi.tensor.trace import current, only_outside
 
 
@@ -23,10 +23,11 @@ class DataLoader:
     """Batches of a dataset's items; each `for` loop over it is one epoch.
 
     `batch_size` items make a batch; a smaller last one is kept unless `drop_last`. With `shuffle` each epoch has its
-    own order, a function of `seed` and the epoch's number alone: `loader.seed` and `loader.epoch` repeat a run (without
-    `seed` one is drawn). With `num_workers` threads, up to `prefetch` batches a thread are loaded ahead; the order of
-    batches does not depend on it. An error in a worker is raised in the loop, with its traceback. Leaving the loop
-    early tells the workers to stop after the item in hand.
+    own order, a function of `seed` and the epoch's number alone: `loader.seed` and `loader.epoch` repeat a run. Without
+    `seed` the default generator gives one when the first epoch begins, and another one, with epochs counted anew, in
+    the first epoch after a `kt.manual_seed`, which so decides the orders. With `num_workers` threads, up to `prefetch`
+    batches a thread are loaded ahead; the order of batches does not depend on it. An error in a worker is raised in the
+    loop, with its traceback. Leaving the loop early tells the workers to stop after the item in hand.
 
     A batch is one tensor of shape (batch, *item) for each part of an item (see `collate`), or what `collate_fn` makes
     of the list of items.
@@ -62,16 +63,18 @@ class DataLoader:
         self.prefetch = _at_least(1, prefetch, "prefetch")
         self.drop_last = drop_last
         self.collate_fn = collate_fn
-        self.seed = randbits(64) if seed is None else _at_least(0, seed, "seed")
+        self.seed = None if seed is None else _at_least(0, seed, "seed")
+        self._unseeded = seed is None
+        self._drawn: tuple[int | None, int] = (None, 0)  # a seed, and how often the generator had been seeded by then
         self.epoch = 0
         self.batch = 0  # batches taken of the epoch under way
         self._skip = 0
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Where the data stands: after which batch of which epoch, in which order."""
         return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch, "batch_size": self.batch_size}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where `state_dict` was taken: the next loop is the rest of that epoch. Raises ValueError within an
         epoch of batches of another size."""
         size = int(state.get("batch_size", self.batch_size))
@@ -80,8 +83,9 @@ class DataLoader:
                 f"DataLoader: the state is of after batch {state['batch']} of {size} items, this loader has batches of "
                 f"{self.batch_size}"
             )
-        self.seed, self.epoch, self.batch = int(state["seed"]), int(state["epoch"]), int(state["batch"])
-        self._skip = self.batch
+        self.seed = None if state["seed"] is None else int(state["seed"])
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        self._skip, self._drawn = self.batch, (self.seed, 0 if self.seed is None else default_generator.seedings)
         if self.batch:  # the epoch was counted when it began
             self.epoch -= 1
 
@@ -95,13 +99,22 @@ class DataLoader:
         only_outside("a DataLoader is iterated")
         numbers = np.arange(len(self.dataset))
         if self.shuffle:
-            numbers = np.random.default_rng([self.seed, self.epoch]).permutation(numbers)
+            numbers = np.random.default_rng([self._seed_now(), self.epoch]).permutation(numbers)
         self.epoch += 1
         batches = [numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size)]
         batches = batches[self._skip : len(self)]
         self.batch, self._skip = self._skip, 0
         # A generator and not `map`, which would take a StopIteration from the dataset for the end of the epoch.
         return self._counted(self._ahead(batches) if self.num_workers else (self._load(n) for n in batches), self.epoch)
+
+    def _seed_now(self) -> int:
+        """The seed of the epoch that begins, drawn if it was not given."""
+        seedings = default_generator.seedings
+        seeded_anew = self._unseeded and not self._skip and self.seed == self._drawn[0] and seedings != self._drawn[1]
+        if self.seed is None or seeded_anew:
+            self.seed, self.epoch = default_generator.random_seed(), 0
+            self._drawn = self.seed, seedings
+        return self.seed
 
     def _counted(self, batches: Iterator[Any], epoch: int) -> Iterator[Any]:
         try:

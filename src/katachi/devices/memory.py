@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import sys
 import weakref
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from katachi.errors import MemoryLimitError
+from katachi.errors import Error, MemoryLimitError, OutOfMemoryError
 from katachi.graph.site import describe, frames
 
 Array = np.ndarray[Any, Any]
@@ -20,6 +21,7 @@ ALIGNMENT = 64
 _PAGES = 1 << 18  # bytes: larger blocks are pages of their own
 _HUGE = 1 << 22  # and these are large ones
 _PRIVATE: Any = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+_LARGE = 1 << 30  # so large that a system which promises more than it has must not be believed
 _KEEP_BYTES = 1 << 28  # of freed blocks, so that a loop's buffers come back warm
 
 
@@ -63,11 +65,57 @@ def release() -> None:
     _kept = 0  # counted anew: Ctrl-C may have come between a block and its count
 
 
+def free() -> int:
+    """Bytes that the machine has free, swap space included; 0 where it does not say."""
+    with contextlib.suppress(OSError), open("/proc/meminfo") as file:
+        sizes = dict(line.split(":") for line in file)
+        return sum(int(sizes[name].split()[0]) for name in ("MemAvailable", "SwapFree")) << 10
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def refused(what: str, error: BaseException | None = None) -> OutOfMemoryError:
+    """The error for memory that cannot be had, with the user's line; `what` says for what, `error` is NumPy's."""
+    detail = "" if error is None or isinstance(error, Error) else f": {error}"
+    return OutOfMemoryError(
+        f"{what}{detail}, and {free():,} B are free (asked for at {describe(frames(sys._getframe(1))[-1])})"
+    )
+
+
+class wanted:  # no generator: its frames would hide the user's
+    """Within it memory that NumPy cannot have is an OutOfMemoryError; `what` names the operation."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, MemoryError) and not isinstance(error, Error):
+            raise refused(self.what, error) from None
+
+
 def _fresh(size: int) -> Array:
-    """Memory from the system, which keeps the limit at the cost of what waits to be used again."""
+    """Memory from the system, which keeps the limit at the cost of what waits to be used again. Raises
+    OutOfMemoryError."""
     limit = Usage.limit  # read once: another thread may lift it
     if limit is not None and Usage.live + kept() + size > limit:
         release()
+    try:
+        return _from_system(size)
+    except (MemoryError, OSError, OverflowError, ValueError):
+        release()
+    try:
+        return _from_system(size)
+    except (MemoryError, OSError, OverflowError, ValueError):
+        raise refused(f"{size:,} B are needed") from None
+
+
+def _from_system(size: int) -> Array:
+    if size >= _LARGE and 0 < free() < size:
+        raise MemoryError
     if size < _PAGES:
         return np.empty(size, np.uint8)
     memory = mmap.mmap(-1, size, **_PRIVATE)  # the C library would not always give it back
@@ -165,13 +213,19 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
 
 
 def copy(array: Array) -> Buffer:
-    """A buffer with the contents of any array. Raises MemoryLimitError."""
+    """A buffer with the contents of any array. Raises MemoryLimitError, OutOfMemoryError."""
     if Usage.limit is not None:
-        kind = f"{array.dtype.name}{list(array.shape)}"
-        admit(array.nbytes, lambda: f"a tensor {kind} takes {array.nbytes:,} B")
-    buffer = allocate(array.shape, array.dtype)
+        admit(array.nbytes, lambda: _takes(array))
+    try:
+        buffer = allocate(array.shape, array.dtype)
+    except OutOfMemoryError as error:
+        raise refused(_takes(array), error) from None
     buffer.array[...] = array
     return buffer
+
+
+def _takes(array: Array) -> str:
+    return f"a tensor {array.dtype.name}{list(array.shape)} takes {array.nbytes:,} B"
 
 
 class Arena:

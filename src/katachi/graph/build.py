@@ -72,6 +72,10 @@ def convert(x: Node, dtype: DType) -> Node:
     return x if x.dtype is dtype else make("convert", x, dtype=dtype)
 
 
+def to_device(x: Node, device: str) -> Node:
+    return x if x.device == device else make("to_device", x, target=device)
+
+
 def reshape(x: Node, shape: Shape) -> Node:
     return x if x.shape == shape else make("reshape", x, shape=shape)
 

@@ -26,7 +26,9 @@ def make(primitive: str, *inputs: Node, device: str | None = None, **attrs: Any)
     Raises ShapeError, DTypeError by the primitive's rule.
     """
     shape, dtype = RULES[primitive](*[n.aval for n in inputs], **attrs)
-    if inputs:
+    if primitive == "to_device":
+        device = attrs["target"]
+    elif inputs:
         device = inputs[0].aval.device
     if primitive == "variable":
         tracked = True
@@ -75,7 +77,7 @@ ELEMENTWISE = (*UNARY, *BINARY, "compare", "select", "convert", "bitcast_convert
 CUMULATIVE = ("cumulative_sum", "cumulative_prod", "cumulative_max", "cumulative_min")
 MOVEMENT = ("broadcast_in_dim", "reshape", "transpose", "slice", "pad", "concatenate", "reverse")
 REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
-MARKS = ("stop_gradient", "variable")  # identities that only tell what is tracked
+MARKS = ("stop_gradient", "variable", "to_device")  # identities that only tell what is tracked, and where values are
 COMBINES = ("add", "multiply", "maximum", "minimum")  # what a scatter may do beside "set"
 DIRECTIONS = ("EQ", "NE", "LT", "LE", "GT", "GE")
 
@@ -127,7 +129,7 @@ def _not(x: Aval) -> tuple[Shape, DType]:
 
 
 @_rule(*MARKS, "optimization_barrier")
-def _mark(x: Aval) -> tuple[Shape, DType]:
+def _mark(x: Aval, *, target: str | None = None) -> tuple[Shape, DType]:
     return x.shape, x.dtype
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from katachi.errors import CheckpointError, DTypeError
 from katachi.io.replacing import replacing
 from katachi.tensor import Tensor, tensor
-from katachi.tensor.creation import as_array
+from katachi.tensor.arrays import as_array
 
 
 def save_safetensors(

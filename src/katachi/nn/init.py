@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from katachi.errors import ShapeError
+from katachi.graph.dtypes import DType, float32, float64
 from katachi.nn.module import Parameter
 from katachi.tensor.creation import full, zeros
 from katachi.tensor.modes import device, no_grad
@@ -15,20 +16,20 @@ from katachi.tensor.random import rand, randn
 from katachi.tensor.trace import current
 from katachi.tensor.types import Shaped, shape_vars
 
-Draw = Callable[[tuple[int, ...]], Any]
+Draw = Callable[[tuple[int, ...], DType], Any]
 
 
-def _drawn(draw: Draw, shape: tuple[int, ...]) -> Any:
+def _drawn(draw: Draw, shape: tuple[int, ...], dtype: DType = float32) -> Any:
     with no_grad(), device("reference"):
-        return draw(shape)
+        return draw(shape, float64 if dtype is float64 else float32)  # halves are rounded once, from float32
 
 
 def _within(bound: float) -> Draw:
-    return lambda shape: rand(shape) * (2 * bound) - bound
+    return lambda shape, dtype: rand(shape, dtype=dtype) * (2 * bound) - bound
 
 
 def _around_zero(std: float) -> Draw:
-    return lambda shape: randn(shape) * std
+    return lambda shape, dtype: randn(shape, dtype=dtype) * std
 
 
 @shape_vars("*D")
@@ -46,7 +47,7 @@ def normal(shape: Shaped[tuple[int, ...], "D"], std: float) -> Parameter[Shaped[
 @shape_vars("*D")
 def zero(shape: Shaped[tuple[int, ...], "D"]) -> Parameter[Shaped[Any, "D"]]:
     """A parameter that starts at zero."""
-    return Parameter(_drawn(zeros, shape), device=current().modes.device)
+    return Parameter(_drawn(lambda shape, dtype: zeros(shape, dtype=dtype), shape), device=current().modes.device)
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -71,7 +72,7 @@ def _gain(nonlinearity: str, a: float) -> float:
 
 def _set(p: Any, draw: Draw) -> Any:
     with no_grad():
-        p.set(_drawn(draw, p.shape).to(p.device))
+        p.set(_drawn(draw, p.shape, p.dtype).to(p.device))
     return p
 
 
@@ -136,7 +137,7 @@ def uniform_(p: Any, a: float = 0.0, b: float = 1.0) -> Any:
     """
     if not a <= b:
         raise ValueError(f"uniform_: a must not be above b, got {a} and {b}")
-    return _set(p, lambda shape: rand(shape) * (b - a) + a)
+    return _set(p, lambda shape, dtype: rand(shape, dtype=dtype) * (b - a) + a)
 
 
 def normal_(p: Any, mean: float = 0.0, std: float = 1.0) -> Any:
@@ -148,7 +149,7 @@ def normal_(p: Any, mean: float = 0.0, std: float = 1.0) -> Any:
     """
     if not std >= 0:
         raise ValueError(f"normal_: std must not be negative, got {std}")
-    return _set(p, lambda shape: randn(shape) * std + mean)
+    return _set(p, lambda shape, dtype: randn(shape, dtype=dtype) * std + mean)
 
 
 def constant_(p: Any, val: float) -> Any:
@@ -158,7 +159,7 @@ def constant_(p: Any, val: float) -> Any:
     >>> kt.nn.init.constant_(kt.nn.Parameter(kt.zeros(2)), 3.0).tolist()
     [3.0, 3.0]
     """
-    return _set(p, lambda shape: full(shape, float(val)))
+    return _set(p, lambda shape, dtype: full(shape, float(val), dtype=dtype))
 
 
 def zeros_(p: Any) -> Any:

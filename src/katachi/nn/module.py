@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar,
 
 from katachi.errors import CheckpointError, ShapeError
 from katachi.graph.node import aval
-from katachi.tensor.creation import as_array, leaf, tensor
+from katachi.tensor.arrays import as_array
+from katachi.tensor.creation import leaf, tensor
 from katachi.tensor.handle import handle
 from katachi.tensor.modes import check_device, no_grad
 from katachi.tensor.running import locked

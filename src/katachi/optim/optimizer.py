@@ -222,7 +222,7 @@ class Optimizer:
     def _state_of(self, p: Any) -> dict[str, Any]:
         state = self.state.get(p)
         if state is None:
-            zeros = np.zeros(p.shape, p.dtype.numpy) if self.states else None
+            zeros = np.broadcast_to(np.zeros((), p.dtype.numpy), p.shape) if self.states else None
             state = {name: leaf(Tensor, zeros, device=p.device, tracked=False) for name in self.states}
             state["step"] = 0
             self.state[p] = state

@@ -14,6 +14,7 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import Shape
 from katachi.tensor.apply import apply
+from katachi.tensor.arrays import as_array
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
 from katachi.tensor.indexing import INT, inside, slice_bounds, sliced, spread_parts
@@ -45,8 +46,6 @@ def _plain(part: Any) -> Any:
             raise DTypeError(f"index: needs integers or bools, got a tensor of {part._aval.dtype.name}")
         return part
     if isinstance(part, (list, range)):
-        from katachi.tensor.creation import as_array
-
         array = as_array(part)
         part = array if array.size else array.astype(np.int64) if array.dtype.kind == "f" else array
     if isinstance(part, np.ndarray):

@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from katachi.errors import DeviceError, DTypeError, Error
+from katachi.errors import DeviceError, DTypeError, Error, OutOfMemoryError
+from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, frames, origin
+from katachi.graph.sizes import count
+from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
 from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local
 
-LARGEST_FLOAT = int(sys.float_info.max)
+LARGEST = (1 << 63) - 1  # bytes of one value
 MOST_NODES = 50_000  # pending at once
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
@@ -60,13 +63,9 @@ def apply(
             operands = [_operand(op, x, t) for x in operands]
             e = _find(t, op, operands, attrs, writes)
         if e.numbers:
-            for i, least, most, name in e.ranges:
+            for i, least, most, dtype in e.ranges:
                 if not least <= operands[i] <= most:
-                    for x in t.fresh:  # they have not entered the trace after all
-                        x._slot = -1
-                    raise OverflowError(
-                        f"{op.name}: {_brief(operands[i])} does not fit {name} ({_brief(least)} to {_brief(most)})"
-                    )
+                    operands = _fitted(t, op, operands, i, dtype)
         if e.imports:
             fresh = t.fresh
             values: Any = enter(fresh) if t.nested else [x._value for x in fresh]  # what enters has been computed
@@ -104,8 +103,17 @@ def apply(
         raise
 
 
-def _brief(n: int) -> str:
-    return str(n) if -(1 << 64) <= n <= 1 << 64 else f"an int of {n.bit_length()} bits"
+def _fitted(t: Trace, op: Op, operands: Sequence[Any], i: int, dtype: DType) -> list[Any]:
+    """The operands with number i as a float that rounds to the dtype as it does. Raises OverflowError."""
+    try:
+        if dtype.is_floating:
+            return [as_float(op.name, x, dtype) if k == i else x for k, x in enumerate(operands)]
+        least, most = dtype.bounds
+        raise OverflowError(f"{op.name}: {brief(operands[i])} does not fit {dtype.name} ({least} to {most})")
+    except OverflowError:
+        for x in t.fresh:  # they have not entered the trace after all
+            x._slot = -1
+        raise
 
 
 def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...]) -> bool:
@@ -242,16 +250,20 @@ def _record(
             constant = node.tracked and not t.modes.grad and not writes
             nodes[i] = make("stop_gradient", node) if constant else node
     present = [n for n in nodes if n is not None]
-    device = _one_device(op, operands, present) if present else t.modes.device
+    device = t.modes.device
+    if present:  # a contextual operation goes through graphs that may be on several
+        device = present[0].device if op.contextual else _one_device(op, operands, present)
+    if not writes and not op.contextual:
+        nodes = [n and b.to_device(n, device) for n in nodes]
     ranges = []
     for place, i in enumerate(e.numbers):
         dtype = op.scalar or _scalar_dtype(op, operands, i, present)
         kind = aval((), dtype, device, False)
         nodes[i] = input_node(kind, len(t.scalars) + place, scalar=True)
         if dtype.is_integer:
-            ranges.append((i, *dtype.bounds, dtype.name))
-        elif dtype.is_floating and operands[i].__class__ is int:  # Python's ints have no end
-            ranges.append((i, -LARGEST_FLOAT, LARGEST_FLOAT, dtype.name))
+            ranges.append((i, *dtype.bounds, dtype))
+        elif dtype.is_floating and operands[i].__class__ is int:  # larger ones need care, for numbers pass as float64
+            ranges.append((i, -EXACT, EXACT, dtype))
     e.ranges = tuple(ranges)
     try:
         if op.contextual:
@@ -261,6 +273,12 @@ def _record(
     except Error as error:
         raise type(error)(f"{op.name}({', '.join(map(_show, operands))}): {error}") from None
     e.nodes = results if isinstance(results, tuple) else (results,)
+    for n in e.nodes:
+        if count(n.shape) > LARGEST // n.dtype.itemsize:
+            raise OutOfMemoryError(
+                f"{op.name}({', '.join(map(_show, operands))}): a result {n.aval!r} has {count(n.shape):,} elements, "
+                "which no machine can address"
+            )
     if not writes and not op.contextual:  # a result that is a leaf's own node would be taken for the leaf
         leafs = [n.tracked and n.primitive == "input" for n in e.nodes]
         e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, leafs, strict=True))
@@ -280,7 +298,11 @@ def _record(
 
 
 def _one_device(op: Op, operands: Sequence[Any], nodes: list[Node]) -> str:
+    """Where the operation runs. Zero-dimensional operands follow the others; if there are no others, those on the CPU
+    follow the rest."""
     found = {n.device for n in nodes if n.shape} or {n.device for n in nodes}
+    if len(found) > 1 and not any(n.shape for n in nodes):
+        found.discard("cpu")
     if len(found) > 1:
         raise DeviceError(
             f"{op.name}({', '.join(map(_show, operands))}): operands are on {' and '.join(sorted(found))}; "

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from katachi.devices import memory
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
-from katachi.graph.dtypes import int64, uint64
+from katachi.graph.dtypes import bool_, int64, promote, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
@@ -236,7 +237,9 @@ def repeat(x: Tensor[Any, _G], repeats: Any, /, *, axis: int | None = None) -> T
             raise DTypeError(f"repeat: needs numbers of times, got {repeats!r}")
         if times.ndim > 1 or times.size not in (1, n):
             raise ShapeError(f"repeat: needs {n} numbers for axis {axis} of {x.shape}, got shape {times.shape}")
-        return take(x, np.repeat(np.arange(n), times), axis=axis)
+        with memory.wanted("repeat"):
+            places = np.repeat(np.arange(n), times)
+        return take(x, places, axis=axis)
     return apply(REPEAT, (x,), (hashable(repeats), hashable(axis)))
 
 
@@ -322,7 +325,8 @@ def _pad(x: Node, value: Node, widths: Any) -> Node:
     low, high = (tuple(int(n) for n in pairs[:, k]) for k in (0, 1))
     if any(n < 0 for n in low + high):
         raise ShapeError(f"widths {widths} must not be negative")
-    if value.shape or (value.dtype.is_floating and not x.dtype.is_floating):
+    exact = x.dtype.is_floating or x.dtype is bool_ or promote(x.dtype, value.dtype) is x.dtype
+    if value.shape or not exact or (value.dtype.is_floating and not x.dtype.is_floating):
         raise DTypeError(f"the value must be a number that {x.dtype.name} can hold")
     return make("pad", x, b.convert(value, x.dtype), low=low, high=high, interior=(0,) * rank)
 

@@ -22,6 +22,14 @@ from katachi.tensor.tensor import Tensor
 HOLE = Op("a traced function", lambda shape, dtype, device: hole(aval(shape, dtype, device, dtype.is_floating)))
 
 
+TOGETHER = {name: Op(name, tuple, variadic=True) for name in ("scan", "while_loop", "cond", "vmap")}
+
+
+def together(name: str, xs: Sequence[Any]) -> Sequence[Any]:
+    """The tensors on the device where an operation on all of them runs, so that what is traced on their kinds does."""
+    return xs if len({x._aval.device for x in xs}) < 2 else apply(TOGETHER[name], xs, many=True)
+
+
 def _several(name: str, what: str, x: Any) -> tuple[Any, ...]:
     """One tensor, or a tuple or list of them, as a tuple."""
     xs = tuple(x) if isinstance(x, (tuple, list)) else (x,)
@@ -44,7 +52,7 @@ def _trace(f: Callable[..., Any], kinds: Sequence[Aval]) -> tuple[list[Any], Any
 
 def bare(nodes: Sequence[Node]) -> list[Node]:
     """Parameters as they were made, whatever mark a mode has put on them since."""
-    return [n.inputs[0] if n.primitive == "stop_gradient" else n for n in nodes]
+    return [bare(n.inputs)[0] if n.primitive in ("stop_gradient", "to_device") else n for n in nodes]
 
 
 def _same_kinds(what: str, before: Sequence[Node], after: Sequence[Node]) -> None:
@@ -108,6 +116,8 @@ def scan(
     (6.0, [1.0, 3.0, 6.0])
     """
     carry, stacks = _several("scan", "init", init), _several("scan", "xs", xs) if xs is not None else ()
+    both = together("scan", [*carry, *stacks])
+    carry, stacks = tuple(both[: len(carry)]), tuple(both[len(carry) :])
     sizes = {s.shape[:1] for s in stacks} | ({(length,)} if length is not None else set())
     if len(sizes) != 1 or sizes == {()}:
         raise ShapeError(f"scan: needs one length, got first sizes {[s.shape for s in stacks]} and length={length}")
@@ -133,7 +143,7 @@ def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], init
     >>> kt.while_loop(lambda x: x < 100.0, lambda x: x * 2.0, kt.tensor(3.0)).item()
     192.0
     """
-    carry = _several("while_loop", "init", init)
+    carry = tuple(together("while_loop", _several("while_loop", "init", init)))
     with changed(eager=False):
         params, test = _trace(lambda ps: condition(_like(init, ps)), [c._aval for c in carry])
         out = _several("while_loop", "the carry", body(_like(init, params)))
@@ -153,7 +163,7 @@ def cond(which: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], 
     >>> kt.cond(kt.tensor(2.0) > 1.0, lambda x: x * 10.0, lambda x: -x, kt.tensor(3.0)).item()
     30.0
     """
-    given = _several("cond", "operands", operands)
+    given = together("cond", _several("cond", "operands", operands))
     which = which if isinstance(which, Tensor) else _scalar(which)
     with changed(eager=False):
         kinds = [x._aval for x in given]

@@ -2,92 +2,41 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from katachi.devices import memory
-from katachi.errors import DTypeError, ShapeError
+from katachi.errors import DTypeError
 from katachi.graph import build as b
-from katachi.graph.dtypes import DType, as_dtype, bool_, float32, int64
+from katachi.graph.dtypes import DTYPES, DType, as_dtype, float32, int64, uint64
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import constant, make
 from katachi.tensor.apply import apply
+from katachi.tensor.arrays import PLAIN, all_plain, as_array, dtype_of_number, fitting
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import LEAF, Cell, Handle, handle
 from katachi.tensor.modes import check_device
 from katachi.tensor.operand import as_shape
 from katachi.tensor.signatures import copying, counting, diagonal, filling, repeating, tracking
-from katachi.tensor.trace import current, look
+from katachi.tensor.trace import current
 from katachi.tensor.types import _S, Fixed, Shaped, like, shape_vars
 
 if TYPE_CHECKING:
     from katachi.tensor.tensor import Tensor
     from katachi.tensor.types import Tracked
 
-
-def as_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
-    """x as a NumPy array of a dtype katachi has: Python floats are float32, ints int64, arrays keep their own."""
-    if isinstance(x, Handle):
-        value = look(x)
-        if x._cell is not None:
-            value.pin()  # the array goes on without the buffer
-        array = value.array
-    elif isinstance(x, np.ndarray):
-        array = x
-    elif hasattr(x, "__array__") and not isinstance(x, np.generic):
-        array = np.asarray(x)
-    else:
-        try:
-            array = np.asarray(_plain(x))
-        except ValueError:
-            raise ShapeError(f"tensor: ragged nesting, rows differ in length: {_short(x)}") from None
-        except OverflowError:
-            raise DTypeError(f"tensor: an int in {_short(x)} does not fit int64") from None
-        typed = isinstance(x, np.generic) or (array.dtype.kind != "f" and array.dtype == np.int64)
-        if array.size == 0 and array.dtype == np.float64 and not isinstance(x, np.generic):
-            array = array.astype(np.float32)
-        elif array.dtype == np.float64 and not typed and not _holds_numpy(x):
-            array = array.astype(np.float32) if dtype is None else array
-    if array.dtype.kind in "OSUMmVc" and not _is_half(array):
-        raise DTypeError(f"tensor: cannot make a tensor of {_short(x)}: numbers and bools only, got {array.dtype}")
-    if dtype is not None and dtype.is_integer and array.dtype.kind in "iu" and array.dtype != dtype.numpy:
-        for n in (int(array.min(initial=0)), int(array.max(initial=0))):
-            if not dtype.bounds[0] <= n <= dtype.bounds[1]:
-                raise OverflowError(f"tensor: {n} does not fit {dtype.name}")
-    return array.astype((dtype or as_dtype(array.dtype)).numpy, copy=False)
-
-
-def _is_half(array: np.ndarray[Any, Any]) -> bool:
-    return array.dtype.name == "bfloat16"
-
-
-def _plain(x: Any) -> Any:
-    """Nested lists with tensors in them as nested lists of arrays."""
-    if isinstance(x, Handle):
-        return as_array(x)
-    if isinstance(x, (list, tuple)):
-        return [_plain(v) for v in x]
-    return x
-
-
-def _holds_numpy(x: Any) -> bool:
-    if isinstance(x, (list, tuple)):
-        return any(_holds_numpy(v) for v in x[:1])
-    return isinstance(x, (np.ndarray, np.generic))
-
-
-def _short(x: Any) -> str:
-    text = repr(x)
-    return text if len(text) <= 60 else text[:57] + "..."
+MASK = (1 << 64) - 1
 
 
 @like(copying)
 def tensor(x: Any, dtype: Any = None, device: str | None = None) -> Any:
     """A constant with a copy of a number, (nested) list, NumPy array or tensor.
 
-    Python floats become float32, ints int64; arrays keep their dtype. Raises DTypeError for anything but numbers and
-    bools, ShapeError for ragged lists.
+    Python floats become float32, ints int64 (uint64 where one of them needs it); arrays keep their dtype. With `dtype`
+    every number goes there directly. Raises DTypeError for anything but numbers and bools, ShapeError for ragged lists,
+    OverflowError for a number that the dtype cannot hold.
 
     >>> import katachi as kt
     >>> kt.tensor([[1.0, 2.0]]).shape, kt.tensor([1, 2]).dtype
@@ -95,7 +44,8 @@ def tensor(x: Any, dtype: Any = None, device: str | None = None) -> Any:
     """
     from katachi.tensor.tensor import Tensor
 
-    array = as_array(x, as_dtype(dtype) if dtype is not None else None)
+    with memory.wanted("tensor"):
+        array = as_array(x, as_dtype(dtype) if dtype is not None else None)
     where = check_device(device) if device else x._aval.device if isinstance(x, Handle) else current().modes.device
     return handle(Tensor, aval(array.shape, as_dtype(array.dtype), where, False), memory.copy(array))
 
@@ -125,9 +75,8 @@ def variable(x: Any, dtype: Any = None, device: str | None = None) -> Any:
     """
     from katachi.tensor.tensor import Tensor
 
-    if dtype is None and not isinstance(x, (Handle, np.ndarray)):
-        array = as_array(x)
-        x = array.astype(np.float32) if array.dtype.kind == "i" and not _holds_numpy(x) else array
+    if dtype is None and all_plain(x) and as_array(x).dtype.kind in "iu":
+        dtype = float32
     return leaf(Tensor, x, dtype, device)
 
 
@@ -141,6 +90,7 @@ def _fill(number: Node, shape: tuple[int, ...], dtype: DType) -> Node:
 
 
 FULL = Op("full", _fill)
+FULL_OF_NUMBER = {dtype: Op("full", _fill, scalar=dtype) for dtype in DTYPES}
 ZEROS = Op("zeros", lambda shape, dtype, device: b.full(0, shape, dtype, device))
 ONES = Op("ones", lambda shape, dtype, device: b.full(1, shape, dtype, device))
 
@@ -163,23 +113,24 @@ def ones(shape: Any = (), *more: int, dtype: Any = float32, device: str | None =
 
 @like(repeating)
 def full(shape: Any, fill_value: Any, *, dtype: Any = None, device: str | None = None) -> Any:
-    """One number everywhere; its dtype follows from the number unless given.
+    """One number everywhere; its dtype follows from the number unless given. Raises OverflowError for a number that
+    the dtype cannot hold.
 
     >>> import katachi as kt
-    >>> kt.full((2,), 7).tolist()
-    [7, 7]
+    >>> kt.full((2,), 7).tolist(), kt.full((1,), 0.1, dtype=kt.float64).tolist()
+    ([7, 7], [0.1])
     """
-    value = fill_value
-    if dtype is None:
-        dtype = float32 if isinstance(value, float) else bool_ if isinstance(value, bool) else int64
-    if isinstance(value, Handle):
-        return apply(FULL, (value,), (as_shape(shape), value._aval.dtype if dtype is int64 else as_dtype(dtype)))
-    kind, where = as_dtype(dtype), check_device(device or current().modes.device)
-    if where != current().modes.device or not isinstance(value, (bool, int, float)):
-        value = tensor(value, dtype=kind, device=where)
-    elif kind.is_integer and not kind.bounds[0] <= value <= kind.bounds[1]:
-        raise OverflowError(f"full: {value} does not fit {kind.name}")
-    return apply(FULL, (value,), (as_shape(shape), kind))
+    value, sizes = fill_value, as_shape(shape)
+    where = current().modes.device if device is None else check_device(device)
+    if not isinstance(value, Handle):
+        kind = as_dtype(dtype) if dtype is not None else None
+        if value.__class__ in PLAIN and where == current().modes.device:
+            kind = kind or dtype_of_number(value)
+            return apply(FULL_OF_NUMBER[kind], (fitting("full", value, kind),), (sizes, kind))
+        value = tensor(value, kind, where)
+    elif device is not None:
+        value = value.to(device)  # type: ignore[attr-defined]  # a Tensor
+    return apply(FULL, (value,), (sizes, value._aval.dtype if dtype is None else as_dtype(dtype)))
 
 
 @like(filling)
@@ -278,9 +229,28 @@ def arange(start: Any, stop: Any = None, step: Any = 1, *, dtype: Any = None, de
     start, stop = (0, start) if stop is None else (start, stop)
     if step == 0:
         raise ValueError("arange: the step is 0")
-    array = np.arange(start, stop, step)
-    kind = as_dtype(dtype) if dtype is not None else float32 if array.dtype.kind == "f" else int64
-    return tensor(array, kind, device)
+    whole = _ints(start, stop, step)
+    if whole is None:
+        with memory.wanted("arange"):
+            array = np.arange(start, stop, step)
+        return tensor(array, float32 if dtype is None else dtype, device)
+    numbers = range(*whole)
+    ends = (numbers[0], numbers[-1]) if numbers else (0, 0)
+    kind = int64 if max(ends) <= int64.bounds[1] else uint64
+    for n in ends:
+        fitting("arange", n, kind)
+    low, by = (np.array(n & MASK, np.uint64) for n in (ends[0], numbers.step))
+    with memory.wanted("arange"):  # exact, because int64's wrap around
+        array = (np.arange(len(numbers), dtype=np.uint64) * by + low).view(kind.numpy)
+    return tensor(array, kind if dtype is None else dtype, device)
+
+
+def _ints(*values: Any) -> list[int] | None:
+    """The values if all of them are ints."""
+    try:
+        return [operator.index(v) for v in values]
+    except TypeError:
+        return None
 
 
 @shape_vars("N")
@@ -300,7 +270,14 @@ def linspace(
     [0.0, 0.25, 0.5, 0.75]
     """
     (n,) = as_shape(num, "num")
-    return tensor(np.linspace(start, stop, n, endpoint=endpoint), dtype, device)
+    whole = _ints(start, stop)
+    if as_dtype(dtype).is_integer and whole:  # exactly, towards zero
+        parts = max(n - 1 if endpoint else n, 1)
+        steps = [whole[0] * parts + (whole[1] - whole[0]) * i for i in range(n)]
+        return tensor([s // parts if s >= 0 else -(-s // parts) for s in steps], dtype, device)
+    with memory.wanted("linspace"):
+        array = np.linspace(start, stop, n, endpoint=endpoint)
+    return tensor(array, dtype, device)
 
 
 __all__ = [

@@ -68,7 +68,7 @@ class Entry:
     hot: Entry | None  # the child that was taken last
     imports: tuple[Node, ...]
     numbers: tuple[int, ...]  # operands that are Python numbers
-    ranges: tuple[tuple[int, int, int, str], ...]  # (operand, least, greatest, dtype) of integer ones
+    ranges: tuple[tuple[int, int, int, DType], ...]  # (operand, least, greatest, dtype) of what may need care
     nodes: tuple[Node, ...]  # results
     out_avals: tuple[Aval, ...]
     cost: int  # nodes made for the path up to here

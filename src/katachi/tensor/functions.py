@@ -337,19 +337,25 @@ def _clip(x: Node, *rest: Any) -> Node:
     if x.shape != shape:
         raise ShapeError(f"bounds must broadcast to {shape}; together they give {x.shape}")
     if lower:
-        low = bounds.pop(0)
-        x = b.select(b.compare(x, "LT", low), low, x)
+        x = _bounded(x, "LT", bounds.pop(0))
     if upper:
-        high = bounds.pop(0)
-        x = b.select(b.compare(x, "GT", high), high, x)
+        x = _bounded(x, "GT", bounds.pop(0))
     return x
+
+
+def _bounded(x: Node, beyond: str, bound: Node) -> Node:
+    outside = b.compare(x, beyond, bound)
+    if x.dtype.is_floating:
+        outside = make("or", outside, b.compare(bound, "NE", bound))
+    return b.select(outside, bound, x)
 
 
 CLIP = Op("clip", _clip)
 
 
 def clip(x: Tensor[_S, _G], /, min: Any = None, max: Any = None) -> Tensor[_S, _G]:
-    """x, but nothing below `min` or above `max` (numbers or tensors that broadcast to x, or None). NaN stays NaN.
+    """x, but nothing below `min` or above `max` (numbers or tensors that broadcast to x, or None). NaN where
+    x or a bound is NaN.
 
     The gradient passes where x lies between, ends included. Raises ShapeError for bounds larger than x.
 

@@ -74,6 +74,10 @@ def eager():
 def device(name: str):
     """Within it, new tensors live on the named device: "cpu" or "reference". Raises DeviceError.
 
+    The operands of an operation must be on one device, which its result is on, too. Zero-dimensional ones follow the
+    others, in whatever order they stand; if all are zero-dimensional, those on the CPU follow the rest. Gradients
+    arrive where the variable is.
+
     >>> import katachi as kt
     >>> with kt.device("cpu"): kt.zeros(2).device
     'cpu'

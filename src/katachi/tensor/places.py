@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
-import numpy as np
-
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
-from katachi.graph.dtypes import bool_, int64, promote
+from katachi.graph.dtypes import as_dtype, bool_, int64, promote
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.graph.sizes import Shape
 from katachi.tensor.advanced import ARRAYS, bounds_of, is_array, operands_of, places, plain
 from katachi.tensor.apply import apply
+from katachi.tensor.arrays import as_array
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
 from katachi.tensor.indexing import INT, basic
@@ -160,8 +159,7 @@ class Place(Generic[S, G]):
         x: Any = self._x
         dtype = x.dtype
         if not isinstance(value, Handle):
-            given = np.asarray(value) if not isinstance(value, (bool, int, float)) else None
-            if (isinstance(value, float) or (given is not None and given.dtype.kind == "f")) and not dtype.is_floating:
+            if not dtype.is_floating and as_dtype(as_array(value).dtype).is_floating:
                 raise DTypeError(f"{op.name}: {dtype.name} cannot hold {value!r}; convert with astype")
             value = tensor(value, dtype=dtype, device=x.device)
         elif not dtype.is_floating and promote(dtype, value._aval.dtype) is not dtype:

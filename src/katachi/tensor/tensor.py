@@ -151,7 +151,7 @@ class Tensor(Looked, Generic[S, G]):
         if self._cell is None:
             raise GradientError("set: only parameters, leaf variables and buffers change; this is a computed value")
         if not isinstance(value, Tensor):
-            value = creation.tensor(value, device=self.device)
+            value = creation.tensor(value, self.dtype, self.device)
         if value.shape != self.shape:
             raise ShapeError(f"set: needs shape {self.shape}, got {value.shape}")
         apply(SET, (self, value), (), (Write(0, 0),), many=True)
@@ -184,10 +184,13 @@ class Tensor(Looked, Generic[S, G]):
             leaf._grad = None
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor[S, G]:
-        """The value on another device, or in another dtype (`x.to(kt.float64)`). Computes it if the device differs.
+        """The value on another device, in another dtype (`x.to(kt.float64)`), or as another tensor has both
+        (`x.to(other)`). Computes it if the device differs.
 
         A variable's gradient does not cross devices: freeze it first. Raises GradientError, DeviceError.
         """
+        if isinstance(device, Tensor):
+            device, dtype = device.device, device.dtype if dtype is None else dtype
         if isinstance(device, DType):
             device, dtype = None, device
         x = self if dtype is None else elementwise.astype(self, dtype)
@@ -381,7 +384,7 @@ def _restore(cls: type, array: Any, dtype: str, device: str, state: bool, tracke
 
 
 def _set(old: Node, new: Node) -> tuple[Node, Node]:
-    value = make("stop_gradient", b.convert(new, old.dtype))
+    value = make("stop_gradient", b.convert(b.to_device(new, old.device), old.dtype))
     return value, make("variable", value) if old.tracked else value
 
 

@@ -22,7 +22,7 @@ from katachi.graph.node import Node
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
 from katachi.tensor.entry import Entry, unlike
-from katachi.tensor.handle import LEAF, Cell, Handle, Lost, handle
+from katachi.tensor.handle import Cell, Handle, Lost, handle
 from katachi.tensor.modes import modes
 from katachi.tensor.running import Run, catch_up, locked, readable
 from katachi.tensor.tape import Finish

@@ -129,6 +129,7 @@ JVP: dict[str, Rule] = {
     **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
     "negate": _linear,
     "variable": lambda v, t: t[0],
+    "to_device": _linear,
     "optimization_barrier": lambda v, t: t[0],
     "add": lambda v, t: _sum(t),
     "subtract": lambda v, t: _sum([t[0], None if t[1] is None else make("negate", t[1])]),

@@ -250,6 +250,7 @@ VJP: dict[str, Sequence[Rule | None]] = {
     **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
     "negate": (lambda g, v: make("negate", g),),
     "variable": (lambda g, v: g,),
+    "to_device": (lambda g, v: b.to_device(g, v.like(0).device),),
     "optimization_barrier": (lambda g, v: g,),
     "add": (lambda g, v: g, lambda g, v: g),
     "subtract": (lambda g, v: g, lambda g, v: make("negate", g)),
