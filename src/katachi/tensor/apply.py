@@ -157,7 +157,8 @@ def _operand(op: Op, x: Any) -> Any:
     for plain in (bool, int, float):
         if isinstance(x, plain):
             return plain(x)
-    raise DTypeError(f"{op.name}: operands are tensors and numbers, got {kind.__name__}")
+    hint = "; a parameter's .grad is None once opt.step() has taken it" if x is None else ""
+    raise DTypeError(f"{op.name}: operands are tensors and numbers, got {kind.__name__}{hint}")
 
 
 def _find(t: Trace, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], writes: tuple[Write, ...]) -> Entry:
@@ -248,9 +249,9 @@ def _record(
     except Error as error:
         raise type(error)(f"{op.name}({', '.join(map(_show, operands))}): {error}") from None
     e.nodes = results if isinstance(results, tuple) else (results,)
-    if not writes and not op.contextual:  # a result that is a leaf's own node would be taken for the leaf
-        leafs = [n.tracked and n.primitive == "input" for n in e.nodes]
-        e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, leafs, strict=True))
+    if not writes and not op.contextual:  # a result that is an operand's own node would have the operand's gradient
+        same = [n.tracked and (n.primitive == "input" or n in nodes) for n in e.nodes]
+        e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, same, strict=True))
     if writes and not t.examples.isdisjoint(toposort(e.nodes)):
         raise Error(f"{op.name}: inside vmap the new value differs from example to example, and state has only one")
     e.out_avals = tuple(n.aval for n in e.nodes)

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from katachi.errors import GradientError
 from katachi.graph import build as b
-from katachi.graph.node import Node, toposort
+from katachi.graph.node import Aval, Node, toposort
 from katachi.graph.primitives import make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
+from katachi.tensor.retained import retained
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
 from katachi.tensor.trace import Trace, current, note_grad
 from katachi.transforms import jvp as forward_mode
@@ -26,7 +27,7 @@ class Layout(NamedTuple):
     seeds: tuple[bool, ...]
     tapes: tuple[Any, ...]  # (template, what is consumed of it, where its links lead) each
     leaves: tuple[int, ...]  # per occurrence, which leaf it is
-    grads: tuple[bool, ...]  # per leaf, whether it has a gradient to add to
+    grads: tuple[bool, ...]  # per leaf, and then per retained value, whether it has a gradient to add to
     wanted: tuple[int, ...] = ()  # per wanted value, which leaf it is, or -1
     create_graph: bool = False
     retain_graph: bool = False
@@ -42,15 +43,26 @@ class Found(NamedTuple):
 
 
 def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, create_graph: bool) -> None:
-    """Add the gradients of `root` to `.grad` of every leaf it depends on."""
+    """Add the gradients of `root` to `.grad` of every leaf it depends on, and of what `retain_grad()` asked for."""
     if current().examples:
         raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
     retain = create_graph if retain_graph is None else retain_graph
     run = _Run([root], [seed], [], accumulate=True)
     results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
     for g, i in zip(results, found.reached, strict=True):
-        run.leaves[i]._grad = g
+        if g._aval.dtype is not run.takers[i]._aval.dtype or g._aval.device != run.takers[i]._aval.device:
+            raise _moved(run.takers[i], g._aval)
+    for g, i in zip(results, found.reached, strict=True):
+        run.takers[i]._grad = g
     run.consume(found)
+
+
+def _moved(leaf: Handle, then: Aval) -> GradientError:
+    now = leaf._aval
+    return GradientError(
+        f"backward: this was computed from {then!r} on {then.device}, which has become {now!r} on {now.device} since; "
+        "compute it again after to()"
+    )
 
 
 def gradients(
@@ -120,6 +132,8 @@ class _Run:
         self.roots, self.seeds, self.wanted = list(roots), list(seeds), list(wanted)
         self.nested = nested
         self.tapes = tapes_of(t, [*roots, *wanted])
+        if accumulate:
+            self.wanted = retained(t, self.tapes)
         occurrences = [*t.leaves, *[h for h in (*roots, *wanted) if h._origin is LEAF]]
         for tape in self.tapes:
             occurrences += [tape.leaves[i] for _, i in tape.template.leaves]
@@ -134,7 +148,8 @@ class _Run:
         if accumulate and t.recording is not None:
             for leaf in self.leaves:
                 note_grad(leaf)
-        self.old = [leaf._grad if accumulate else None for leaf in self.leaves]
+        self.takers = self.leaves + self.wanted if accumulate else self.leaves  # of gradients
+        self.old = [h._grad if accumulate else None for h in self.takers]
         self.number = number
 
     def apply(self, op: Op, **how: bool) -> tuple[list[Handle], Found]:
@@ -194,6 +209,10 @@ class _Graph:
         for tape, copies in zip(run.tapes, u.leaf_nodes, strict=True):
             for (_, i), n in zip(tape.template.leaves, copies, strict=True):
                 at_leaf[run.number[id(tape.leaves[i])]].append(n)
+        for leaf, ns in zip(run.leaves, at_leaf, strict=True):
+            for n in ns:
+                if n.dtype is not leaf._aval.dtype or n.device != leaf._aval.device:
+                    raise _moved(leaf, n.aval)
         for ns in at_leaf:  # all that is a leaf's value flows together at its first node
             u.links.update({n: ns[0] for n in ns[1:] if n is not ns[0]})
         self.at_leaf = [ns[0] if ns else None for ns in at_leaf]
@@ -277,7 +296,7 @@ def _build_backward(
     graph = _Graph(t, e, fresh, nodes, Layout(*fields))
     ct, found = graph.pull_back()
     reached, results = [], []
-    for i, (at, old) in enumerate(zip(graph.at_leaf, graph.old, strict=True)):
+    for i, (at, old) in enumerate(zip(graph.at_leaf + graph.wanted, graph.old, strict=True)):
         g = ct.get(at) if at is not None else None
         if g is not None:
             (g,) = graph.finish([g])
