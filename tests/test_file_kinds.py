@@ -91,7 +91,7 @@ def test_every_truncation_says_how_much_is_missing(tmp_path: Path) -> None:
                 io.load_safetensors(path)
     path.write_bytes(contents[:-1])
     with pytest.raises(
-        kt.CheckpointError, match=rf"is truncated: it has {len(contents) - 1:,} bytes of {len(contents):,} "
+        kt.CheckpointError, match=rf"is truncated: it has {len(contents) - 1:,} bytes of {len(contents):,}$"
     ):
         io.load_safetensors(path)
 

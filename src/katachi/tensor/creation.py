@@ -14,6 +14,7 @@ from katachi.graph.node import Node, aval
 from katachi.graph.primitives import constant, make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.foreign import as_numpy, is_foreign
 from katachi.tensor.handle import LEAF, Cell, Handle, handle
 from katachi.tensor.modes import check_device
 from katachi.tensor.operand import as_shape
@@ -34,8 +35,8 @@ def as_array(x: Any, dtype: DType | None = None) -> np.ndarray[Any, Any]:
         array = x._value.array
     elif isinstance(x, np.ndarray):
         array = x
-    elif hasattr(x, "__array__") and not isinstance(x, np.generic):
-        array = np.asarray(x)
+    elif is_foreign(x):
+        array = as_numpy(x)
     else:
         try:
             array = np.asarray(_plain(x))
@@ -63,17 +64,17 @@ def _is_half(array: np.ndarray[Any, Any]) -> bool:
 
 def _plain(x: Any) -> Any:
     """Nested lists with tensors in them as nested lists of arrays."""
-    if isinstance(x, Handle):
-        return as_array(x)
     if isinstance(x, (list, tuple)):
         return [_plain(v) for v in x]
-    return x
+    if x.__class__ in (float, int, bool):
+        return x
+    return as_array(x) if isinstance(x, Handle) or is_foreign(x) else x
 
 
 def _holds_numpy(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return any(_holds_numpy(v) for v in x[:1])
-    return isinstance(x, (np.ndarray, np.generic))
+    return isinstance(x, (np.ndarray, np.generic)) or is_foreign(x)
 
 
 def _short(x: Any) -> str:
@@ -209,7 +210,7 @@ def asarray(x: Any, /, *, dtype: Any = None, device: str | None = None, copy: bo
 
 
 def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Any:
-    """A constant with a copy of another library's array, which must lie in the CPU's memory. Raises DTypeError, and
+    """A constant with a copy of another library's array. Raises DTypeError for what cannot be read, and
     BufferError for `copy=False`: nothing is shared with what others may write to.
 
     >>> import katachi as kt, numpy as np
@@ -218,13 +219,9 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     """
     if copy is False:
         raise BufferError(f"from_dlpack: a tensor of {type(x).__name__} is a copy, which copy=False does not allow")
-    if isinstance(x, Handle):
-        return tensor(x, device=device)
-    try:
-        array = np.from_dlpack(x)
-    except (AttributeError, BufferError, TypeError, RuntimeError) as error:
-        raise DTypeError(f"from_dlpack: cannot read {type(x).__name__}: {error}") from None
-    return tensor(array, device=device)
+    if not hasattr(x, "__dlpack__"):
+        raise DTypeError(f"from_dlpack: cannot read {type(x).__name__}: it has no __dlpack__")
+    return tensor(x, device=device)
 
 
 def zeros_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None, device: str | None = None) -> Tensor[_S, Fixed]:
