@@ -76,7 +76,7 @@ def test_optimisers_take_what_is_trainable_and_refuse_what_is_not() -> None:
     assert optim.clip_grad_norm_(net.parameters(), 1.0).item() > 0
     optimizer.step()
     assert net[0].weight.tolist() == before
-    with pytest.raises(GradientError, match="needs variables"):
+    with pytest.raises(GradientError, match=r"needs variables.*p\.requires_grad"):
         kt.gradients(net(kt.randn(5, 3)).sum(), list(net.parameters()))
     with pytest.raises(AttributeError, match="requires_grad cannot be set"):
         net[0].weight.requires_grad = True

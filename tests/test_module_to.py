@@ -64,6 +64,9 @@ def test_what_is_refused_lists_what_there_is(thing: Any) -> None:
     for wrong in (3, nn.Linear, [kt.float32]):
         with pytest.raises(DTypeError, match=r"to: needs a device or a dtype, got .*devices: cpu.*dtypes: bool"):
             thing.to(wrong)
+    for move in (kt.ones(1).to_device, lambda device: kt.astype(kt.ones(1), kt.float32, device=device)):
+        with pytest.raises(DeviceError, match="no device 'float64'"):
+            move("float64")
     with pytest.raises(DTypeError, match=r"no dtype 'reference'; it has bool"):
         thing.to("cpu", "reference")
     with pytest.raises(DTypeError, match=r"got two dtypes, float16 and katachi\.float32"):

@@ -75,10 +75,22 @@ ALL_WALKS: dict[str, Callable[[Any], object]] = {
 def test_an_error_names_both_that_have_one_name(name: str, walk: str) -> None:
     make, places = COLLISIONS[name]
     module = make()
-    with pytest.raises(ModuleError, match="would both have the name") as error:
+    with pytest.raises(ModuleError, match="would both be named") as error:
         WALKS[walk](module)
     assert all(place in str(error.value) for place in places), error.value
     repr(module)
+
+
+def test_a_prefix_and_what_is_shared_beside_what_is_not() -> None:
+    layer = linear()
+    module = Holder(table={"a.b": layer, "a": {"b": layer, "b.weight": nn.Parameter([1.0])}})
+    assert [name for name, _ in module.named_modules("net")] == ["net", "net.table.a.b", "net.table.a.b"]
+    with pytest.raises(ModuleError) as error:
+        module.state_dict()
+    assert "table['a']['b.weight'] and table['a.b'].weight = table['a']['b'].weight would both" in str(error.value)
+    module.table[1], module.table["1"] = nn.ReLU(), nn.Tanh()  # type: ignore[attr-defined]
+    with pytest.raises(ModuleError, match=r"net.table\[1\] and net.table\['1'\] would both .* 'net.table.1'"):
+        list(module.named_modules("net"))
 
 
 def child_and_parent() -> nn.Module:

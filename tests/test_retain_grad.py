@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import katachi as kt
 from katachi import GradientError, nn, optim
@@ -85,6 +88,71 @@ def test_replay_builds_nothing() -> None:
 
     built = [kt.explain(step).programs_built for _ in range(6)]
     assert built[2:] == [0] * 4 and len(set(norms)) == 6
+
+
+def test_a_compiled_function_is_traced_once() -> None:
+    net = network()
+    optimizer, x = optim.Adam(net.parameters(), lr=0.1), kt.randn(5, 3)
+    traced = []
+
+    @kt.compile
+    def step(x: Any) -> Any:
+        traced.append(1)
+        h = net[0](x)
+        h.retain_grad()
+        net[2](net[1](h)).square().mean().backward()
+        norm = h.grad.square().sum()
+        optimizer.step()
+        return h, norm
+
+    for _ in range(4):
+        want = float(np.square(hidden_gradient(net, x)).sum())
+        h, norm = step(x)
+        assert norm.item() == pytest.approx(want, rel=1e-4)
+        assert h.grad.square().sum().item() == pytest.approx(want, rel=1e-4)
+    assert len(traced) == 1
+
+
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda x, y: x + y,
+    "scale": lambda x, y: x * 0.5,
+    "tanh": lambda x, y: x.tanh(),
+    "multiply": lambda x, y: x * y,
+    "reshape": lambda x, y: x.reshape((3,)),
+}
+PLACES = st.integers(0, 7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), PLACES, PLACES), min_size=1, max_size=8),
+       st.sets(PLACES, max_size=3), st.booleans())  # fmt: skip
+def test_it_is_what_kt_gradients_gives(program: list[tuple[str, int, int]], looked: set[int], eager: bool) -> None:
+    """Of random graphs, some of whose values are looked at on the way."""
+
+    def values() -> list[Any]:
+        found: list[Any] = [kt.variable([0.5, -1.0, 2.0])]
+        for i, (op, a, b) in enumerate(program):
+            x, y = found[a % len(found)], found[b % len(found)]
+            new = OPERATIONS[op](x, y)
+            if i in looked:
+                new.numpy()
+            found.append(new)
+        return found
+
+    with kt.eager() if eager else contextlib.nullcontext():
+        first, again = values(), values()
+        for h in first:
+            h.retain_grad()
+        loss = (first[-1] * first[-1]).sum() + first[0].sum()
+        loss.backward()
+        other = (again[-1] * again[-1]).sum() + again[0].sum()
+        for h, g in zip(first, again, strict=True):
+            try:
+                want = kt.gradients(other, [g], retain_graph=True)[g].tolist()
+            except GradientError as error:
+                assert "does not depend" in str(error)
+                want = None
+            assert (None if h.grad is None else h.grad.tolist()) == want
 
 
 def test_values_that_are_kept_from_step_to_step_build_nothing_either() -> None:
@@ -176,6 +244,17 @@ def test_two_losses_on_one_value_and_a_flush_between() -> None:
     assert h.grad.tolist() == [3.0, 3.0]
     (h * h).sum().backward()
     assert h.grad.tolist() == [5.0, 11.0] and v.grad.tolist() == [10.0, 44.0]
+
+
+def test_a_graph_that_keeps_nothing_is_not_used_up_by_another_one() -> None:
+    """What is computed together has one tape; a sum asks it for no values, and what another graph asked for is gone."""
+    v, w = kt.variable([0.5]), kt.variable([3.0])
+    square = (v * v).sum()
+    double = (w + w).sum()
+    kt.eval(square, double)
+    square.backward()
+    double.backward()
+    assert v.grad.tolist() == [1.0] and w.grad.tolist() == [2.0]
 
 
 def test_create_graph_gives_gradients_that_are_variables() -> None:

@@ -106,7 +106,7 @@ class Module:
         """(dotted name, module) of this module and all below it, one that stands in two places under both names.
 
         Raises ModuleError for two modules of one name, and for a module that contains itself."""
-        return _unique(self, _walk(self, prefix, ()))
+        return _unique(self, _walk(self, prefix, ()), prefix)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, each once."""
@@ -299,23 +299,24 @@ def _find(name: str, value: Any, kind: Any, above: tuple[int, ...] = ()) -> Iter
             yield from _find(f"{name}.{key}", v, kind, above)
 
 
-def _unique(root: Module, named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _unique(root: Module, named: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The same; raises ModuleError when two things have one name."""
     seen: dict[str, Any] = {}
     for name, x in named:
         if seen.setdefault(name, x) is not x:
-            first, second, *_ = _places(root, name, "", "")
+            first = [text for text, value in _places(root, name, prefix, prefix) if value is seen[name]]
+            other = [text for text, value in _places(root, name, prefix, prefix) if value is x]
             raise ModuleError(
-                f"{type(root).__name__}: {first} and {second} would both have the name {name!r}, and a state_dict "
-                "would lose one; give one another key or field"
+                f"{type(root).__name__}: {' = '.join(first)} and {' = '.join(other)} would both be named {name!r}; "
+                "a state_dict would lose one, so give one another key or field"
             )
         yield name, x
 
 
-def _places(value: Any, wanted: str, name: str, text: str) -> Iterator[str]:
-    """How a program reaches what has the dotted name `wanted`, for each time that it is met."""
+def _places(value: Any, wanted: str, name: str, text: str) -> Iterator[tuple[str, Any]]:
+    """(how a program reaches it, it) of everything with the dotted name `wanted`."""
     if name == wanted:
-        yield text
+        yield text, value
     elif not name or wanted.startswith(f"{name}."):
         if isinstance(value, Module):
             for field, v in vars(value).items():

@@ -14,7 +14,7 @@ from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.retained import retained
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import Trace, current, note_grad
+from katachi.tensor.trace import Changes, Trace, current, note_grad
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute
@@ -49,20 +49,23 @@ def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, creat
     retain = create_graph if retain_graph is None else retain_graph
     run = _Run([root], [seed], [], accumulate=True)
     results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
+    takers = run.takers
+    if Changes.moves:  # the entry may be one that was recorded when all was where it is now
+        for g, i in zip(results, found.reached, strict=True):
+            _check_kind(takers[i], g._aval)
     for g, i in zip(results, found.reached, strict=True):
-        if g._aval.dtype is not run.takers[i]._aval.dtype or g._aval.device != run.takers[i]._aval.device:
-            raise _moved(run.takers[i], g._aval)
-    for g, i in zip(results, found.reached, strict=True):
-        run.takers[i]._grad = g
+        takers[i]._grad = g
     run.consume(found)
 
 
-def _moved(leaf: Handle, then: Aval) -> GradientError:
+def _check_kind(leaf: Handle, then: Aval | Node) -> None:
+    """Raises GradientError if a leaf has been given another dtype or device since it was used."""
     now = leaf._aval
-    return GradientError(
-        f"backward: this was computed from {then!r} on {then.device}, which has become {now!r} on {now.device} since; "
-        "compute it again after to()"
-    )
+    if then.dtype is not now.dtype or then.device != now.device:
+        raise GradientError(
+            f"backward: this was computed from {then.dtype.name}{list(then.shape)} on {then.device}, which has become "
+            f"{now!r} on {now.device} since; compute it again after to()"
+        )
 
 
 def gradients(
@@ -148,7 +151,7 @@ class _Run:
         if accumulate and t.recording is not None:
             for leaf in self.leaves:
                 note_grad(leaf)
-        self.takers = self.leaves + self.wanted if accumulate else self.leaves  # of gradients
+        self.takers = self.leaves + self.wanted if accumulate and self.wanted else self.leaves  # of gradients
         self.old = [h._grad if accumulate else None for h in self.takers]
         self.number = number
 
@@ -211,8 +214,7 @@ class _Graph:
                 at_leaf[run.number[id(tape.leaves[i])]].append(n)
         for leaf, ns in zip(run.leaves, at_leaf, strict=True):
             for n in ns:
-                if n.dtype is not leaf._aval.dtype or n.device != leaf._aval.device:
-                    raise _moved(leaf, n.aval)
+                _check_kind(leaf, n)
         for ns in at_leaf:  # all that is a leaf's value flows together at its first node
             u.links.update({n: ns[0] for n in ns[1:] if n is not ns[0]})
         self.at_leaf = [ns[0] if ns else None for ns in at_leaf]

@@ -55,3 +55,4 @@ def move(states: Iterable[Tensor], device: str | None, dtype: DType | None) -> N
             h._value, h._slot, h._grad = value._value, -1, grad
     if moved:
         Changes.count += 1  # compiled functions must look again
+        Changes.moves += 1

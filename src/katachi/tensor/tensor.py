@@ -33,7 +33,7 @@ from katachi.tensor.apply import Result, apply
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import LEAF, handle
 from katachi.tensor.looking import Looked
-from katachi.tensor.modes import placement
+from katachi.tensor.modes import check_device, placement
 from katachi.tensor.signatures import assigning, expecting, pulling
 from katachi.tensor.trace import flush, note_grad, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
@@ -218,7 +218,7 @@ class Tensor(Looked, Generic[S, G]):
 
     def to_device(self, device: str, /, *, stream: None = None) -> Tensor[S, G]:
         """`x.to(device)`, by the Array API's name."""
-        return self.to(device)
+        return self.to(check_device(device))
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         """The module katachi, which has what the Array API standard asks for. Raises ValueError for a version of the

@@ -38,9 +38,11 @@ MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
 class Changes:
-    """Counts changes of modules, so that whoever depends on one knows when to look."""
+    """Counts changes of modules, so that whoever depends on one knows when to look; and how often state was given
+    another device or dtype."""
 
     count = 0
+    moves = 0
 
 
 class Recording:
