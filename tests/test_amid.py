@@ -1,5 +1,5 @@
-"""What runs amid a step (signal handlers, finalisers, weakref callbacks, tracing, functions that a program calls) computes
-on a trace of its own, sees whole values, cannot change state, and leaves no trace in the step."""
+"""What runs amid a step (signal handlers, finalisers, weakref callbacks, tracing, functions that a program calls)
+computes on a trace of its own, sees whole values, cannot change state, and leaves no trace in the step."""
 
 from __future__ import annotations
 

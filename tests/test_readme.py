@@ -23,7 +23,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_the_loop_in_the_readme_learns(device: str) -> None:
-    loop, _ = blocks(README, "python")
+    loop, logged, *_ = blocks(README, "python")
     assert len(loop.strip().splitlines()) <= 11  # with the blank line
     kt.manual_seed(0)
     names: dict[str, object] = {}
@@ -32,11 +32,12 @@ def test_the_loop_in_the_readme_learns(device: str) -> None:
         images, labels = next(iter(DataLoader(names["test"], batch_size=360)))  # type: ignore[arg-type]
         with kt.no_grad():
             assert accuracy(names["model"](images), labels).item() > 0.9  # type: ignore[operator]
+        exec(compile(logged, "README.md", "exec"), names)
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_the_compiled_step_in_the_readme_learns(device: str) -> None:
-    _, text = blocks(README, "python")
+    *_, text = blocks(README, "python")
     names: dict[str, Any] = {}
     with kt.device(device):
         exec(compile(text, "README.md", "exec"), names)

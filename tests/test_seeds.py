@@ -82,26 +82,6 @@ def test_manual_seed_decides_random_split() -> None:
     assert split(3) == fixed and split() != first
 
 
-def test_a_loader_inside_a_compiled_function_leaves_its_random_numbers_alone() -> None:
-    kt.manual_seed(0)
-    loader = shuffled()
-
-    @kt.compile
-    def draw() -> Any:
-        next(iter(loader))
-        return kt.rand(2)
-
-    first = draw().tolist()
-    assert first == kt.rand(2, generator=_after(0, 1)).tolist()
-    assert draw().tolist() == kt.rand(2, generator=_after(0, 2)).tolist()
-
-
-def _after(seed: int, calls: int) -> kt.Generator:
-    generator = kt.Generator(seed)
-    generator.calls = calls
-    return generator
-
-
 def parts() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     items = data.TensorDataset(rng.standard_normal((20, 5)).astype(np.float32), rng.integers(0, 3, 20))

@@ -19,9 +19,8 @@ from katachi.transforms.vjp import VJP
 
 from .samples import SAMPLES  # pyrefly: ignore[missing-import]
 
-# A template has the first, a pass removes the marks, and the rest wait for their kernels: the list only gets shorter.
+# A template has the first, and a pass removes the marks.
 TEMPLATES = {"dot_general", "attention", "attention_logsumexp", "attention_gradient"}
-LATER: set[str] = set()
 
 CONTROL = {
     *BUNDLE_VJP,
@@ -34,7 +33,7 @@ COLUMNS: dict[str, Iterable[str]] = {
     "vjp": {*VJP, *FLAT, *CONTROL, "concatenate", "custom_gradient"},  # their rules depend on the number of operands
     "jvp": {*JVP, *FLAT, *BUNDLE_JVP, "element"},
     "batching": {*BATCHING, *BUNDLE_BATCHING, *ALIKE, "element"},
-    "lowering": {*LOWERING, *TEMPLATES, *MARKS, "optimization_barrier", "custom_gradient", *LATER, *CONTROL},
+    "lowering": {*LOWERING, *TEMPLATES, *MARKS, "optimization_barrier", "custom_gradient", *CONTROL},
     "samples": {*SAMPLES, *CONTROL, "custom_gradient"},  # whose gradient is the user's: see test_functional.py
 }
 
@@ -48,10 +47,6 @@ def test_no_cell_is_missing(column: str) -> None:
 def test_no_cell_is_left_over(column: str) -> None:
     known = {*RULES, "input"}  # a value from outside: nothing computes it
     assert not set(COLUMNS[column]) - known, f"the column {column!r} has cells of no primitive"
-
-
-def test_later_means_later() -> None:
-    assert not LATER & set(LOWERING), "these are lowered now: take them off LATER"
 
 
 def test_a_primitive_either_differentiates_or_is_flat() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dis
+import itertools
 import os
 import sys
 import time
@@ -122,7 +123,7 @@ def _signals_arrive(code: CodeType, offset: int) -> bool:
     found = _places.get(code)
     if found is None:
         ops = list(dis.get_instructions(code))
-        found = {b.offset for a, b in zip(ops, ops[1:], strict=False) if a.opname.startswith(CHECKED)}
+        found = {b.offset for a, b in itertools.pairwise(ops) if a.opname.startswith(CHECKED)}
         found |= {op.argval for op in ops if op.opname.startswith("JUMP_BACKWARD")}
         _places[code] = found
     return offset in found

@@ -9,6 +9,7 @@ from katachi.errors import Error as Error
 from katachi.errors import GradientError as GradientError
 from katachi.errors import IndexBoundsError as IndexBoundsError
 from katachi.errors import MemoryLimitError as MemoryLimitError
+from katachi.errors import ModuleError as ModuleError
 from katachi.errors import OutOfMemoryError as OutOfMemoryError
 from katachi.errors import ShapeError as ShapeError
 from katachi.functional import checkpoint, custom_gradient, grad, gradients, jvp, value_and_grad, vjp, vmap

@@ -37,3 +37,7 @@ class IndexBoundsError(Error, IndexError):
 
 class CheckpointError(Error, ValueError):
     """A state or file that does not fit the model it is loaded into."""
+
+
+class ModuleError(Error, ValueError):
+    """A module whose state cannot be named: two parts have one name, or it contains itself."""

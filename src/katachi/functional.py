@@ -51,9 +51,10 @@ def _variable_needed(what: str, x: Any) -> None:
     if not isinstance(x, Tensor):
         raise GradientError(f"{what}: needs tensors, got {type(x).__name__}")
     if not x._aval.tracked:
-        raise GradientError(
-            f"{what}: needs variables, but this {x._aval!r} is a constant; x.unfreeze() makes one of it"
+        hint = (
+            "x.unfreeze() makes one of it" if x._cell is None else "[p for p in parameters if p.requires_grad] has none"
         )
+        raise GradientError(f"{what}: needs variables, but this {x._aval!r} is a constant; {hint}")
 
 
 @like(valued_gradient)

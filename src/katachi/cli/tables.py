@@ -9,7 +9,9 @@ from katachi.devices.reference import REFERENCE
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.control import BUNDLES
 from katachi.graph.primitives import MARKS, RULES
-from katachi.kernels.lower import LOWERING
+from katachi.kernels.lower import LOWERING, instruction
+from katachi.kernels.nest import ACCUMULATE
+from katachi.kernels.write_llvm import writes
 from katachi.tensor.modes import devices
 from katachi.transforms.batching import ALIKE, BATCHING
 from katachi.transforms.batching_control import BUNDLE_BATCHING
@@ -53,9 +55,15 @@ def cells() -> dict[str, dict[str, str]]:
             "jvp": "flat" if flat else _filled(name in JVP or name in SPECIAL_JVP),
             "batching": "alike" if name in ALIKE else _filled(name in BATCHING or name in SPECIAL_BATCHING),
         }
-        lowered = ELSEWHERE.get(name) or _filled(name in LOWERING or name in TEMPLATES)
+        lowered = ELSEWHERE.get(name) or _filled(_lowered(name))
         table[name] = {**derived, "reference": _filled(name in REFERENCE), "lowering": lowered}
     return table
+
+
+def _lowered(name: str) -> bool:
+    """Whether there is a rule, and the writer knows the instruction that it emits."""
+    written = ACCUMULATE.get(name) or instruction(name)
+    return name in TEMPLATES or (name in LOWERING and (written is None or writes(written)))
 
 
 def _filled(there: bool) -> str:

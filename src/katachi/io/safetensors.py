@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from katachi.errors import CheckpointError, DTypeError
+from katachi.io.kinds import told
 from katachi.io.replacing import replacing
 from katachi.tensor import Tensor, tensor
 from katachi.tensor.arrays import as_array
@@ -50,8 +51,9 @@ def save_safetensors(
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a file by name, as constants on the device of new tensors.
 
-    The file is not trusted: a truncated or inconsistent one raises CheckpointError that says what is wrong. Raises
-    OSError where there is no such file.
+    The file is not trusted: a truncated or inconsistent one raises CheckpointError that says what is wrong, one of
+    another kind (torch.save, .npz, HDF5, GGUF, ONNX, ...) what it is and what reads it. Raises OSError where there is
+    no such file.
     """
     where = os.fspath(path)
     with Path(path).open("rb"):  # the OSError that fits
@@ -60,7 +62,13 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         with safe_open(where, framework="numpy") as file:
             return {name: tensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, DTypeError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"load_safetensors: {where}: {error}") from None
+        raise CheckpointError(f"load_safetensors: {where}: {_why(where, error)}") from None
+
+
+def _why(path: str, error: Exception) -> str:
+    """What kind of file it is, or if that is not known what the library said."""
+    kind = told(path) if isinstance(error, SafetensorError) else ""
+    return f"the file {kind}" if kind else str(error)
 
 
 def _array(path: str | os.PathLike[str], name: object, value: Any) -> np.ndarray[Any, Any]:

@@ -415,6 +415,12 @@ def _no_rule(lo: Lowerer, node: Node, at: Indices, mask: int | None) -> int:
 _rule(*REDUCTIONS, "argmax", *CUMULATIVE, "sort")(_no_rule)
 
 
+def instruction(primitive: str) -> str | None:
+    """The one instruction of the loop language that an element of this primitive takes, which a writer must know; None
+    where it takes several, or none, or a kernel of its own."""
+    return primitive if LOWERING.get(primitive) in (_elementwise, _of_another_dtype) else None
+
+
 def lowerable(node: Node) -> bool:
     """Whether loop kernels or the matmul template compute this node."""
     if node.primitive in FIRST_MASK:

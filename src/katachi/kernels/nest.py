@@ -11,7 +11,7 @@ from katachi.graph.sizes import count
 from katachi.kernels.loops import ACCUMULATIONS, IN_ORDER, INNER, PLACED, THREAD, UNIT, Affine, Code, Instr, Kernel
 from katachi.kernels.lower import ZERO, Index, Indices, Lowerer
 
-_ACCUMULATE = {
+ACCUMULATE = {
     "reduce_sum": "sum", "reduce_prod": "product", "reduce_max": "max", "reduce_min": "min", "reduce_and": "all_bits",
     "reduce_or": "any_bit", "argmax": "argmax",
 }  # fmt: skip
@@ -127,7 +127,7 @@ def _accumulate(lo: Lowerer, node: Node, at: Indices, stage: int) -> int:
     args = [lo.value(x, at)]
     if node.primitive == "argmax":
         args.append(lo.index(at[node.attrs["axis"]]))
-    return lo.emit(_ACCUMULATE[node.primitive], x.dtype.name, *args, extra=stage)
+    return lo.emit(ACCUMULATE[node.primitive], x.dtype.name, *args, extra=stage)
 
 
 def _better(maps: Sequence[Mapping[int, int]], outer: int, inner: Collection[int]) -> bool:

@@ -200,6 +200,9 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
 }
 
 
+WRITTEN = frozenset((*_OPERATIONS, *FUNCTIONS))  # the instructions that `operation` knows
+
+
 def operation(b: Builder, instr: Instr, args: Sequence[Value]) -> Value:
     """The value of an instruction that neither loads, stores nor accumulates."""
     function = FUNCTIONS.get(instr.name) if args[-1].is_float else None

@@ -13,7 +13,7 @@ from typing import Any
 from katachi.kernels.halves import narrowed, rounded, widened
 from katachi.kernels.llvm_text import MEMORY, SCALARS, Builder, Value, Variable
 from katachi.kernels.loops import ACCUMULATIONS, PLACED, THREAD, UNIT, Affine, Code, Instr
-from katachi.kernels.scalar_llvm import FUNCTIONS, INFINITY, operation, reduction
+from katachi.kernels.scalar_llvm import FUNCTIONS, INFINITY, WRITTEN, operation, reduction
 from katachi.kernels.target import Target
 
 STRETCH = 256  # steps of a loop whose terms are added up one after another
@@ -28,6 +28,15 @@ def write_kernel(code: Code, name: str, target: Target, declared: set[str]) -> s
     b.halves = target.halves
     _Writer(code, target, b).write()
     return b.text()
+
+
+def writes(instruction: str) -> bool:
+    """Whether the writer knows an instruction that computes or accumulates.
+
+    >>> writes("add"), writes("sum"), writes("gamma")
+    (True, True, False)
+    """
+    return instruction in WRITTEN or instruction in ACCUMULATIONS
 
 
 class _Writer:

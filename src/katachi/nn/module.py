@@ -3,90 +3,26 @@
 from __future__ import annotations
 
 import copy
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from katachi.errors import CheckpointError, ShapeError
-from katachi.graph.node import aval
+from katachi.errors import CheckpointError, DTypeError, ModuleError, ShapeError
+from katachi.graph.dtypes import bfloat16, float16, float32, float64
+from katachi.nn.parameter import Buffer, Parameter
 from katachi.tensor.arrays import as_array
-from katachi.tensor.creation import leaf, tensor
-from katachi.tensor.handle import handle
-from katachi.tensor.modes import check_device, no_grad
+from katachi.tensor.creation import tensor
+from katachi.tensor.modes import no_grad, placement
 from katachi.tensor.running import locked
+from katachi.tensor.state import frozen, move, snapshot
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Changes, Recording, flush, look, note_module, settle
-from katachi.tensor.types import _S, Fixed, S, Tracked
+from katachi.tensor.trace import Recording, flush, note_module, settle
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from katachi.tensor.types import _L, RegularNestedList
-
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
-
-
-class Parameter(Tensor[S, Tracked]):
-    """State that is trained: a variable whose value an optimiser changes.
-
-    >>> from katachi import nn
-    >>> nn.Parameter([1.0, 2.0]).shape
-    (2,)
-    """
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-
-        @overload
-        def __new__(cls, data: Tensor[_S, Any], dtype: Any = None, device: str | None = None) -> Parameter[_S]: ...
-        @overload
-        def __new__(
-            cls, data: RegularNestedList[_L, bool | int | float], dtype: Any = None, device: str | None = None
-        ) -> Parameter[_L]: ...
-        @overload
-        def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Parameter[tuple[Any, ...]]: ...
-
-    def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Any:
-        return leaf(cls, data, dtype, device)
-
-    def __init__(self, data: Any, dtype: Any = None, device: str | None = None) -> None:
-        pass
-
-    @property
-    def requires_grad(self) -> bool:
-        """True: what is not to be trained is frozen, and then is no parameter."""
-        return True
-
-    @requires_grad.setter
-    def requires_grad(self, wanted: bool) -> None:
-        raise AttributeError(
-            "requires_grad cannot be set: to train a part of a model, freeze the rest (model.body = "
-            "model.body.freeze()) or give the optimiser only the parameters it shall change"
-        )
-
-
-class Buffer(Tensor[S, Fixed]):
-    """State that is not trained, running statistics for example: a constant that `set` changes."""
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-
-        @overload
-        def __new__(cls, data: Tensor[_S, Any], dtype: Any = None, device: str | None = None) -> Buffer[_S]: ...
-        @overload
-        def __new__(
-            cls, data: RegularNestedList[_L, bool | int | float], dtype: Any = None, device: str | None = None
-        ) -> Buffer[_L]: ...
-        @overload
-        def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Buffer[tuple[Any, ...]]: ...
-
-    def __new__(cls, data: Any, dtype: Any = None, device: str | None = None) -> Any:
-        return leaf(cls, data, dtype, device, tracked=False)
-
-    def __init__(self, data: Any, dtype: Any = None, device: str | None = None) -> None:
-        pass
 
 
 class Mismatch(NamedTuple):
@@ -94,6 +30,11 @@ class Mismatch(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"Mismatch(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
 class HasForward(Protocol[P, R]):
@@ -165,27 +106,32 @@ class Module:
         return _once(self.named_children())
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module and all below it, one that stands in two places under both names."""
-        yield prefix, self
-        for name, child in self.named_children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+        """(dotted name, module) of this module and all below it, one that stands in two places under both names.
+
+        Raises ModuleError for two modules of one name, and for a module that contains itself."""
+        return _unique(self, _walk(self, prefix, ()), prefix)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, each once."""
         return _once(self.named_modules())
 
     def named_state(self) -> Iterator[tuple[str, Tensor]]:
-        """(dotted name, cell) of every parameter and buffer, one that stands in two places under both names."""
-        for prefix, module in self.named_modules():
-            for field, value in vars(module).items():
-                yield from _find(f"{prefix}.{field}" if prefix else field, value, (Parameter, Buffer))
+        """(dotted name, cell) of every parameter and buffer, one that stands in two places under both names.
+
+        Raises ModuleError for two of one name."""
+        return _unique(self, (
+            found
+            for prefix, module in self.named_modules()
+            for field, value in vars(module).items()
+            for found in _find(_join(prefix, field), value, (Parameter, Buffer))
+        ))  # fmt: skip
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter), each parameter once."""
+        """(dotted name, parameter), each parameter once; those of frozen modules too, as constants."""
         return _first_names(self.named_state(), Parameter)
 
     def parameters(self) -> Iterator[Parameter]:
-        """Every parameter once."""
+        """Every parameter once, those of frozen modules too: `p.requires_grad` tells them apart."""
         return _once(self.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
@@ -199,6 +145,7 @@ class Module:
     def apply(self, function: Callable[[Module], object]) -> Self:
         """Call a function with every module, the inner ones first, to initialise weights for example; returns the
         module."""
+        _check(self)
         for child in self.children():
             child.apply(function)
         function(self)
@@ -216,39 +163,62 @@ class Module:
         return self.train(False)
 
     def freeze(self) -> Any:
-        """A module that shares this one's state as constants, always in inference mode; this one stays trainable."""
-        twin = copy.copy(self)
-        twin.training, twin._fixed = False, True
-        for name, value in vars(self).items():
-            vars(twin)[name] = _frozen(value)
-        return twin
+        """A module that shares this one's state as constants, always in inference mode; this one stays trainable.
+
+        Its parameters have the same names and order, and `set` changes them, here and there. For a model of its own
+        weights, freeze a copy: `copy.deepcopy(model).freeze()`.
+
+        >>> from katachi import nn
+        >>> [(name, p.requires_grad) for name, p in nn.Linear(2, 1).freeze().named_parameters()]
+        [('weight', False), ('bias', False)]
+        """
+        _check(self)
+        return _frozen(self, {})
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for p in self.parameters():
             p.grad = None
 
-    def to(self, device: str) -> Self:
-        """Move all state, gradients and frozen twins included, to a device, in place; returns the module. Raises
-        DeviceError."""
-        check_device(device)
-        Changes.count += 1
-        for _, state in self.named_state():
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
+        """Move all state to a device (`to("reference")`), its floating-point numbers to a dtype (`to(kt.float16)`), or
+        both (`to("reference", kt.float32)`); gradients and frozen twins go along. In place; returns the module.
+
+        Raises DeviceError or DTypeError for what is neither, DTypeError for a dtype that is not floating-point.
+
+        >>> import katachi as kt
+        >>> kt.nn.Linear(2, 1).to(kt.bfloat16).weight.dtype
+        katachi.bfloat16
+        """
+        where, kind = placement(device, dtype)
+        if kind is not None and not kind.is_floating:
+            raise DTypeError(f"to: modules compute in floating-point dtypes, got {kind.name}")
+        states = [state for _, state in self.named_state()]
+        for state in states:
             settle(state)
-            assert state._cell is not None
-            for h in state._cell.live():
-                h._aval = aval(h._aval.shape, h._aval.dtype, device, h._aval.tracked)
-                h._slot = -1
-            if state._grad is not None:
-                state._grad = state._grad.to(device)
+        move(states, where, kind)
         return self
+
+    def half(self) -> Self:
+        """`to(kt.float16)`."""
+        return self.to(float16)
+
+    def bfloat16(self) -> Self:
+        """`to(kt.bfloat16)`."""
+        return self.to(bfloat16)
+
+    def float(self) -> Self:
+        """`to(kt.float32)`."""
+        return self.to(float32)
+
+    def double(self) -> Self:
+        """`to(kt.float64)`."""
+        return self.to(float64)
 
     # ---- state
     def state_dict(self) -> dict[str, Tensor]:
         """Constant snapshots of all state, under PyTorch's names."""
-        found = dict(self.named_state())
-        values = locked(lambda: [look(cell) for cell in found.values()])  # of one moment, whatever other threads do
-        return {name: handle(Tensor, _constant(cell), v) for (name, cell), v in zip(found.items(), values, strict=True)}
+        return locked(lambda: {name: snapshot(cell) for name, cell in self.named_state()})  # of one moment
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Mismatch:
         """Give all state new values, tensors or arrays, converted to each dtype. All or nothing.
@@ -285,26 +255,76 @@ class Module:
         """What stands in the parentheses of this module's line in a repr."""
         return ""
 
+    @reprlib.recursive_repr()  # it may show one that contains itself
     def __repr__(self) -> str:
         name, own = type(self).__name__, self.describe()
         lines = [f"({child}): {module!r}".replace("\n", "\n  ") for child, module in self.named_children()]
         return f"{name}({own})" if not lines else "\n  ".join([f"{name}(", *([own] if own else []), *lines]) + "\n)"
 
 
-def _constant(cell: Tensor) -> Any:
-    return aval(cell.shape, cell.dtype, cell.device, False)
+def _join(prefix: str, name: object) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)
 
 
-def _find(name: str, value: Any, kind: Any) -> Iterator[tuple[str, Any]]:
-    """(dotted name, it) of what is of that kind: the value itself, or what lies in a list, tuple or dict."""
+def _walk(module: Module, prefix: str, above: tuple[tuple[str, Module], ...]) -> Iterator[tuple[str, Module]]:
+    """(dotted name, module) of a module and all below it; `above` are those it stands in."""
+    yield prefix, module
+    above = (*above, (prefix, module))
+    for name, child in module.named_children():
+        where = _join(prefix, name)
+        for other, parent in above:
+            if parent is child:
+                raise ModuleError(
+                    f"{type(above[0][1]).__name__}: {where} is {other or 'the module'} itself, which it stands in, so "
+                    f"names of state would have no end; let it hold weakref.ref({other or 'module'}) instead"
+                )
+        yield from _walk(child, where, above)
+
+
+def _check(module: Module) -> None:
+    """Raises ModuleError as `named_modules` does."""
+    for _ in module.named_modules():
+        pass
+
+
+def _find(name: str, value: Any, kind: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(dotted name, it) of what is of that kind: the value itself, or what lies in a list, tuple or dict. `above` are
+    the lists and dicts that it lies in."""
     if isinstance(value, kind):
         yield name, value
-    elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value):
-            yield from _find(f"{name}.{i}", v, kind)
-    elif isinstance(value, dict):
-        for k, v in value.items():
-            yield from _find(f"{name}.{k}", v, kind)
+    elif isinstance(value, (list, tuple, dict)):
+        if id(value) in above:
+            raise ModuleError(f"the field {name} is a {type(value).__name__} that contains itself")
+        above = (*above, id(value))
+        for key, v in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _find(f"{name}.{key}", v, kind, above)
+
+
+def _unique(root: Module, named: Iterable[tuple[str, Any]], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The same; raises ModuleError when two things have one name."""
+    seen: dict[str, Any] = {}
+    for name, x in named:
+        if seen.setdefault(name, x) is not x:
+            first = [text for text, value in _places(root, name, prefix, prefix) if value is seen[name]]
+            other = [text for text, value in _places(root, name, prefix, prefix) if value is x]
+            raise ModuleError(
+                f"{type(root).__name__}: {' = '.join(first)} and {' = '.join(other)} would both be named {name!r}; "
+                "a state_dict would lose one, so give one another key or field"
+            )
+        yield name, x
+
+
+def _places(value: Any, wanted: str, name: str, text: str) -> Iterator[tuple[str, Any]]:
+    """(how a program reaches it, it) of everything with the dotted name `wanted`."""
+    if name == wanted:
+        yield text, value
+    elif not name or wanted.startswith(f"{name}."):
+        if isinstance(value, Module):
+            for field, v in vars(value).items():
+                yield from _places(v, wanted, _join(name, field), _join(text, field))
+        elif isinstance(value, (list, tuple, dict)):
+            for key, v in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from _places(v, wanted, f"{name}.{key}", f"{text}[{key!r}]")
 
 
 def _first_names(named: Iterable[tuple[str, Any]], kind: Any) -> Iterator[tuple[str, Any]]:
@@ -320,19 +340,26 @@ def _once(named: Iterable[tuple[str, Any]]) -> Iterator[Any]:
     return (x for _, x in _first_names(named, object))
 
 
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Module):
-        return value.freeze()
+def _frozen(value: Any, known: dict[int, Any]) -> Any:
+    """A value with constants in place of parameters. `known` are the new ones by id: what stands in two places does so
+    afterwards."""
+    if id(value) in known:
+        return known[id(value)]
     if isinstance(value, Parameter):
-        return locked(_twin, value)
-    if not any(True for _ in _find("", value, (Module, Parameter))):
+        twin: Any = frozen(value)
+    elif isinstance(value, Module):
+        twin = known[id(value)] = copy.copy(value)
+        vars(twin).update({name: _frozen(v, known) for name, v in vars(value).items()}, training=False, _fixed=True)
+    elif not any(True for _ in _find("", value, (Module, Parameter))):
         return value
-    if isinstance(value, tuple):
-        parts = map(_frozen, value)
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    twin = copy.copy(value)  # a list or a dict
-    for place in range(len(value)) if isinstance(value, list) else value:
-        twin[place] = _frozen(value[place])
+    elif isinstance(value, tuple):
+        parts = [_frozen(v, known) for v in value]
+        twin = type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    else:
+        twin = copy.copy(value)  # a list or a dict
+        for place in range(len(value)) if isinstance(value, list) else value:
+            twin[place] = _frozen(value[place], known)
+    known[id(value)] = twin
     return twin
 
 

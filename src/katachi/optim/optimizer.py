@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from katachi.errors import CheckpointError, GradientError
-from katachi.graph.node import aval
+from katachi.graph.node import Aval
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import leaf
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import handle
 from katachi.tensor.modes import modes
 from katachi.tensor.running import locked
+from katachi.tensor.state import move, snapshot
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Trace, current, flush, let_be_computed, look, note_grad
+from katachi.tensor.trace import Trace, current, flush, let_be_computed, note_grad
 
 ALWAYS = ("initial_lr", "decoupled_weight_decay", "foreach", "fused")  # PyTorch's, that change no number here
 
@@ -50,8 +51,11 @@ class Optimizer:
             self.add_param_group(group)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """One group more: "params" and settings of its own, which fall back to the optimiser's. Raises ValueError for
-        settings that make no sense and for a parameter that is there already, GradientError for what has no gradients.
+        """One group more: "params" and settings of its own, which fall back to the optimiser's. Frozen parameters among
+        others are left out.
+
+        Raises ValueError for settings that make no sense and for a parameter that is there already, GradientError for
+        what has no gradients, and if all parameters are frozen.
         """
         name = type(self).__name__
         if not isinstance(group, Mapping) or "params" not in group:
@@ -60,6 +64,13 @@ class Optimizer:
         if unknown := sorted(set(group) - {*self.defaults, "params", "initial_lr"}):
             raise ValueError(f"{name}: a group has no setting {unknown[0]!r}; there are {', '.join(self.defaults)}")
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        trained = [p for p in params if getattr(p, "requires_grad", True)]
+        if params and not trained:
+            raise GradientError(
+                f"{name}: all of the {len(params)} parameters are frozen, so there is nothing to train; it needs those "
+                "of the module that freeze() was called on"
+            )
+        params = trained
         new = {**self.defaults, **group, "params": params}
         self.check(new)
         seen = {id(p) for g in self.param_groups for p in g["params"]}
@@ -226,9 +237,8 @@ class Optimizer:
             state = {name: leaf(Tensor, zeros, device=p.device, tracked=False) for name in self.states}
             state["step"] = 0
             self.state[p] = state
-        elif self.states and state[self.states[0]]._aval.device != p._aval.device:  # the module was moved
-            for name in self.states:
-                state[name] = leaf(Tensor, state[name], device=p.device, tracked=False)
+        elif self.states and not _alike(state[self.states[0]]._aval, p._aval):
+            move([state[name] for name in self.states], p.device, p.dtype)  # as the module was
         return state
 
     def _pend(
@@ -328,10 +338,12 @@ class _Step(NamedTuple):
         """What `take` did need not be undone; tracing notes the counts of before itself."""
 
 
+def _alike(a: Aval, b: Aval) -> bool:
+    return a.dtype is b.dtype and a.device == b.device
+
+
 def _snapshot(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return handle(Tensor, aval(value.shape, value.dtype, value.device, False), look(value))
+    return snapshot(value) if isinstance(value, Tensor) else value
 
 
 _WRITES: dict[int, tuple[Write, ...]] = {}

@@ -176,7 +176,8 @@ def _operand(op: Op, x: Any, t: Trace) -> Any:
     for plain in (bool, int, float):
         if isinstance(x, plain):
             return plain(x)
-    raise DTypeError(f"{op.name}: operands are tensors and numbers, got {kind.__name__}")
+    hint = "; a parameter's .grad is None once opt.step() has taken it" if x is None else ""
+    raise DTypeError(f"{op.name}: operands are tensors and numbers, got {kind.__name__}{hint}")
 
 
 def _find(t: Trace, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], writes: tuple[Write, ...]) -> Entry:
@@ -279,9 +280,9 @@ def _record(
                 f"{op.name}({', '.join(map(_show, operands))}): a result {n.aval!r} has {count(n.shape):,} elements, "
                 "which no machine can address"
             )
-    if not writes and not op.contextual:  # a result that is a leaf's own node would be taken for the leaf
-        leafs = [n.tracked and n.primitive == "input" for n in e.nodes]
-        e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, leafs, strict=True))
+    if not writes and not op.contextual:  # a result that is an operand's own node would have the operand's gradient
+        same = [n.tracked and (n.primitive == "input" or n in nodes) for n in e.nodes]
+        e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, same, strict=True))
     if writes and not t.examples.isdisjoint(toposort(e.nodes)):
         raise Error(f"{op.name}: inside vmap the new value differs from example to example, and state has only one")
     e.out_avals = tuple(n.aval for n in e.nodes)

@@ -11,6 +11,7 @@ import numpy as np
 
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph.dtypes import DType, as_dtype, float32, float64, int64, promote, promote_scalar, uint64
+from katachi.tensor.foreign import as_numpy, is_foreign
 from katachi.tensor.handle import Handle
 from katachi.tensor.trace import look
 
@@ -33,8 +34,10 @@ def as_array(x: Any, dtype: DType | None = None) -> Array:
         array = value.array
     elif isinstance(x, np.ndarray):
         array = x if x.dtype != object else _of_numbers(x, x, dtype)
-    elif isinstance(x, np.generic) or hasattr(x, "__array__"):
+    elif isinstance(x, np.generic):
         array = np.asarray(x)
+    elif is_foreign(x):
+        array = as_numpy(x)
     else:
         array = _of_numbers(_plain(x), x, dtype)
     if array.dtype.kind in "OSUMmVc" and array.dtype.name != "bfloat16":
@@ -185,11 +188,11 @@ def _extremes(array: Array) -> tuple[Any, Any]:
 
 def _plain(x: Any) -> Any:
     """Nested lists with tensors in them as nested lists of arrays."""
-    if isinstance(x, Handle):
-        return as_array(x)
     if isinstance(x, (list, tuple)):
         return [_plain(v) for v in x]
-    return x
+    if x.__class__ in PLAIN:
+        return x
+    return as_array(x) if isinstance(x, Handle) or is_foreign(x) else x
 
 
 def _short(x: Any) -> str:

@@ -226,6 +226,11 @@ class Variant:
             if h._grad is not before
         ]
         self.left = [(r, self._destination(t, h, number, live)) for r, h in left]
+        self.kept_grads = [  # of results that are to have them
+            (at, self._destination(t, h._grad, number, live))
+            for at, h in zip(self.returns, returned, strict=True)
+            if at.__class__ is int and h._grad is not None
+        ]
         self.cells: list[Cell] = list(t.written)
         written = tuple(s - t.base for s in t.written.values())
         self.finish = locked(Finish, t, tuple(live), written)
@@ -308,6 +313,8 @@ class Variant:
             raise
         if events.observers:
             events.tell(events.Flush(program, first is not None, len(self.finish.nodes), why))
+        for at, g in self.kept_grads:
+            out[at]._grad = find(g)
         if self.structure is trees.LEAF:
             return find(self.returns[0])
         return trees.rebuild(self.structure, map(find, self.returns))

@@ -161,7 +161,7 @@ def asarray(x: Any, /, *, dtype: Any = None, device: str | None = None, copy: bo
 
 
 def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = None) -> Any:
-    """A constant with a copy of another library's array, which must lie in the CPU's memory. Raises DTypeError, and
+    """A constant with a copy of another library's array. Raises DTypeError for what cannot be read, and
     BufferError for `copy=False`: nothing is shared with what others may write to.
 
     >>> import katachi as kt, numpy as np
@@ -170,13 +170,9 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     """
     if copy is False:
         raise BufferError(f"from_dlpack: a tensor of {type(x).__name__} is a copy, which copy=False does not allow")
-    if isinstance(x, Handle):
-        return tensor(x, device=device)
-    try:
-        array = np.from_dlpack(x)
-    except (AttributeError, BufferError, TypeError, RuntimeError) as error:
-        raise DTypeError(f"from_dlpack: cannot read {type(x).__name__}: {error}") from None
-    return tensor(array, device=device)
+    if not hasattr(x, "__dlpack__"):
+        raise DTypeError(f"from_dlpack: cannot read {type(x).__name__}: it has no __dlpack__")
+    return tensor(x, device=device)
 
 
 def zeros_like(x: Tensor[_S, Fixed], /, *, dtype: Any = None, device: str | None = None) -> Tensor[_S, Fixed]:

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from katachi.errors import GradientError
 from katachi.graph import build as b
-from katachi.graph.node import Node, toposort
+from katachi.graph.node import Aval, Node, toposort
 from katachi.graph.primitives import make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
+from katachi.tensor.retained import retained
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import Trace, current, forget_failed, note_grad, taking
+from katachi.tensor.trace import Changes, Trace, current, forget_failed, note_grad, taking
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute
@@ -26,7 +27,7 @@ class Layout(NamedTuple):
     seeds: tuple[bool, ...]
     tapes: tuple[Any, ...]  # (template, what is consumed of it, where its links lead) each
     leaves: tuple[int, ...]  # per occurrence, which leaf it is
-    grads: tuple[bool, ...]  # per leaf, whether it has a gradient to add to
+    grads: tuple[bool, ...]  # per leaf, and then per retained value, whether it has a gradient to add to
     wanted: tuple[int, ...] = ()  # per wanted value, which leaf it is, or -1
     create_graph: bool = False
     retain_graph: bool = False
@@ -42,7 +43,7 @@ class Found(NamedTuple):
 
 
 def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, create_graph: bool) -> None:
-    """Add the gradients of `root` to `.grad` of every leaf it depends on."""
+    """Add the gradients of `root` to `.grad` of every leaf it depends on, and of what `retain_grad()` asked for."""
     t = current()
     if t.examples:
         raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
@@ -53,17 +54,31 @@ def _backward(t: Trace, root: Handle, seed: Handle | None, retain: bool, create_
     if t.failed_leaves:
         forget_failed(t)
     run = _Run(t, [root], [seed], [], accumulate=True)
-    before = [leaf._grad for leaf in run.leaves]
+    takers = run.takers
+    before = [h._grad for h in takers]
     try:
         results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
-        t.graded += run.leaves
+        if Changes.count:  # the entry may be one that was recorded when all was where it is now
+            for g, i in zip(results, found.reached, strict=True):
+                _check_kind(takers[i], g._aval)
+        t.graded += takers
         for g, i in zip(results, found.reached, strict=True):
-            run.leaves[i]._grad = g
+            takers[i]._grad = g
         run.consume(found)
     except BaseException:
-        for leaf, g in zip(run.leaves, before, strict=True):
-            leaf._grad = g
+        for h, g in zip(takers, before, strict=True):
+            h._grad = g
         raise
+
+
+def _check_kind(leaf: Handle, then: Aval | Node) -> None:
+    """Raises GradientError if a leaf has been given another dtype or device since it was used."""
+    now = leaf._aval
+    if then.dtype is not now.dtype or then.device != now.device:
+        raise GradientError(
+            f"backward: this was computed from {then.dtype.name}{list(then.shape)} on {then.device}, which has become "
+            f"{now!r} on {now.device} since; compute it again after to()"
+        )
 
 
 def gradients(
@@ -144,6 +159,8 @@ class _Run:
         self.roots, self.seeds, self.wanted = list(roots), list(seeds), list(wanted)
         self.nested = nested
         self.tapes = tapes_of(t, [*roots, *wanted])
+        if accumulate:
+            self.wanted = retained(t, self.tapes)
         occurrences = [*t.leaves, *[h for h in (*roots, *wanted) if h._origin is LEAF]]
         for tape in self.tapes:
             occurrences += [tape.leaves[i] for _, i in tape.template.leaves]
@@ -158,7 +175,8 @@ class _Run:
         if accumulate and t.recording is not None:
             for leaf in self.leaves:
                 note_grad(leaf)
-        self.old = [leaf._grad if accumulate else None for leaf in self.leaves]
+        self.takers = self.leaves + self.wanted if accumulate and self.wanted else self.leaves  # of gradients
+        self.old = [h._grad if accumulate else None for h in self.takers]
         self.number = number
 
     def apply(self, op: Op, **how: bool) -> tuple[list[Handle], Found]:
@@ -218,6 +236,9 @@ class _Graph:
         for tape, copies in zip(run.tapes, u.leaf_nodes, strict=True):
             for (_, i), n in zip(tape.template.leaves, copies, strict=True):
                 at_leaf[run.number[id(tape.leaves[i])]].append(n)
+        for leaf, ns in zip(run.leaves, at_leaf, strict=True):
+            for n in ns:
+                _check_kind(leaf, n)
         for ns in at_leaf:  # all that is a leaf's value flows together at its first node
             u.links.update({n: ns[0] for n in ns[1:] if n is not ns[0]})
         self.at_leaf = [ns[0] if ns else None for ns in at_leaf]
@@ -301,7 +322,7 @@ def _build_backward(
     graph = _Graph(t, e, fresh, nodes, Layout(*fields))
     ct, found = graph.pull_back()
     reached, results = [], []
-    for i, (at, old) in enumerate(zip(graph.at_leaf, graph.old, strict=True)):
+    for i, (at, old) in enumerate(zip(graph.at_leaf + graph.wanted, graph.old, strict=True)):
         g = ct.get(at) if at is not None else None
         if g is not None:
             (g,) = graph.finish([g])

@@ -12,6 +12,7 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.modes import check_device
 from katachi.tensor.operand import floating, unify
 from katachi.tensor.signatures import binary, choice, comparison
 from katachi.tensor.types import _G, _S, Fixed, like
@@ -327,7 +328,7 @@ def astype(x: Tensor[_S, _G], dtype: Any, /, *, copy: bool = True, device: str |
     [1, -1]
     """
     out = apply(ASTYPE, (x,), (as_dtype(dtype),))
-    return out if device is None else out.to(device)
+    return out if device is None else out.to(check_device(device))
 
 
 FREEZE = Op("freeze", lambda x: make("stop_gradient", x))

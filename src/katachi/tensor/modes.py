@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from katachi.errors import DeviceError
+from katachi.errors import DeviceError, DTypeError
+from katachi.graph.dtypes import DTYPES, DType, as_dtype
 
 DEVICES = ("cpu", "reference")
 
@@ -40,6 +42,23 @@ def check_device(name: object) -> str:
         raise DeviceError(f"katachi has no device {name!r}; it has {', '.join(DEVICES)}")
     assert isinstance(name, str)
     return name
+
+
+def placement(device: Any, dtype: Any) -> tuple[str | None, DType | None]:
+    """The device and the dtype that `to(device)`, `to(dtype)`, `to(device, dtype)` and their keywords ask for. Raises
+    DeviceError or DTypeError, which lists what there is."""
+    if device is None or device in DEVICES:
+        return device, None if dtype is None else as_dtype(dtype)
+    try:
+        kind = as_dtype(device)
+    except DTypeError:
+        there = f"devices: {', '.join(DEVICES)}; dtypes: {', '.join(d.name for d in DTYPES)}"
+        if isinstance(device, str):
+            raise DeviceError(f"katachi has no device {device!r}, nor a dtype of this name; {there}") from None
+        raise DTypeError(f"to: needs a device or a dtype, got {device!r}; {there}") from None
+    if dtype is not None:
+        raise DTypeError(f"to: got two dtypes, {kind.name} and {dtype!r}; the order is to(device, dtype)")
+    return None, kind
 
 
 @contextmanager

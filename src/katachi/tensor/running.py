@@ -1,6 +1,7 @@
 """Programs run one at a time, and what they computed becomes visible when it is complete.
 
-A thread holds `lock` while its program runs; whoever looks at state, or at another thread's pending value, waits for it.
+A thread holds `lock` while its program runs; whoever looks at state, or at another thread's pending value, waits for
+it.
 
 What runs amid a program of the same thread (a signal handler, a finaliser, a user's function that the program calls)
 has the lock already. `runs` tells it so: its own programs have an arena of their own, it gets copies of what the
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from katachi.tensor.handle import Cell, Handle
 
 AMID = (
-    "state cannot be changed while a program runs: this {} is set from a signal handler, a finaliser or a function that "
-    "the program calls; note that it is wanted, and do it after the step"
+    "state cannot be changed while a program runs: this {} is set from a signal handler, a finaliser or a function "
+    "that the program calls; note that it is wanted, and do it after the step"
 )
 
 lock = threading.RLock()

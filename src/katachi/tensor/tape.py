@@ -125,7 +125,7 @@ class Finish:
             if not by & used and not walked & self.gone:
                 self.roots.add(root)
                 asked |= wanted
-                asking |= by
+                asking |= by or {root}  # a root that asks for nothing is never used up
                 reached |= walked
         if not self.roots:
             return

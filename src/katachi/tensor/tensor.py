@@ -27,11 +27,13 @@ from katachi.tensor import (
     operators,
     places,
     reduce,
+    retained,
 )
 from katachi.tensor.apply import Result, apply
 from katachi.tensor.entry import Op, Write
-from katachi.tensor.handle import handle
+from katachi.tensor.handle import LEAF, handle
 from katachi.tensor.looking import Looked
+from katachi.tensor.modes import check_device, placement
 from katachi.tensor.signatures import assigning, expecting, pulling
 from katachi.tensor.trace import flush, look, note_grad, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
@@ -118,25 +120,25 @@ class Tensor(Looked, Generic[S, G]):
     def grad(
         self: Tensor[_S, Tracked],
     ) -> Tensor[_S, Any] | Any:  # None before the first backward; nobody asks again at every use
-        """The gradient that backward() calls have added up, or None. Raises GradientError for a constant."""
-        if not self._aval.tracked:
-            raise GradientError(
-                "grad: this is a constant, so it has no gradient; a parameter, kt.variable(...) or x.unfreeze() has one"
-            )
-        note_grad(self)
-        return self._grad
+        """The gradient that backward() calls have added up, or None: before the first, and after `opt.step()`, which
+        takes it. Of what is computed from variables it is there only after `retain_grad()`. Raises GradientError for a
+        constant.
+        """
+        return retained.read(self)
 
     @grad.setter
     def grad(self: Tensor[_S, Tracked], value: Tensor[_S, Fixed] | None) -> None:
-        if value is not None:
-            if not self._aval.tracked:
-                raise GradientError(f"grad: this {self._aval!r} is a constant, so it cannot have a gradient")
-            if not isinstance(value, Tensor):
-                raise GradientError(f"grad: needs a tensor or None, got {type(value).__name__}")
-            if value.shape != self.shape or value.dtype is not self.dtype:
-                raise GradientError(f"grad: must be {self._aval!r} like its variable, got {value._aval!r}")
-        note_grad(self)
-        self._grad = value
+        retained.assign(self, value)
+
+    def retain_grad(self: Tensor[_S, Tracked]) -> None:
+        """Have backward() leave a gradient in this tensor's `.grad`, though it is computed and no leaf. Raises
+        GradientError for a constant.
+
+        >>> import katachi as kt
+        >>> v = kt.variable([1.0, 2.0]); h = v * 3; h.retain_grad(); (h * h).sum().backward(); h.grad.tolist()
+        [6.0, 12.0]
+        """
+        retained.retain(self)
 
     @like(assigning)
     def set(self, value: Any) -> None:
@@ -154,7 +156,10 @@ class Tensor(Looked, Generic[S, G]):
             value = creation.tensor(value, self.dtype, self.device)
         if value.shape != self.shape:
             raise ShapeError(f"set: needs shape {self.shape}, got {value.shape}")
-        apply(SET, (self, value), (), (Write(0, 0),), many=True)
+        cell = self  # if a frozen one shares it with a parameter, that must stay a variable
+        if not self._aval.tracked:
+            cell = next((h for h in self._cell.live() if h._aval.tracked), self)
+        apply(SET, (cell, value), (), (Write(0, 0),), many=True)
 
     @like(pulling)
     def backward(self, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
@@ -187,18 +192,15 @@ class Tensor(Looked, Generic[S, G]):
         """The value on another device, in another dtype (`x.to(kt.float64)`), or as another tensor has both
         (`x.to(other)`). Computes it if the device differs.
 
-        A variable's gradient does not cross devices: freeze it first. Raises GradientError, DeviceError.
+        A variable's gradient does not cross devices: freeze it first. Raises GradientError; DeviceError or DTypeError
+        for what is neither a device nor a dtype.
         """
         if isinstance(device, Tensor):
             device, dtype = device.device, device.dtype if dtype is None else dtype
-        if isinstance(device, DType):
-            device, dtype = None, device
+        device, dtype = placement(device, dtype)
         x = self if dtype is None else elementwise.astype(self, dtype)
         if device is None or device == x.device:
             return x
-        from katachi.tensor.modes import check_device
-
-        check_device(device)
         if x._aval.tracked:
             raise GradientError("to: gradients do not cross devices; x.freeze().to(device) moves the value")
         return handle(Tensor, aval(x.shape, x.dtype, device, False), look(x))
@@ -218,7 +220,7 @@ class Tensor(Looked, Generic[S, G]):
 
     def to_device(self, device: str, /, *, stream: None = None) -> Tensor[S, G]:
         """`x.to(device)`, by the Array API's name."""
-        return self.to(device)
+        return self.to(check_device(device))
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         """The module katachi, which has what the Array API standard asks for. Raises ValueError for a version of the
@@ -366,7 +368,15 @@ class Tensor(Looked, Generic[S, G]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor[S, G]:
         if self._cell is None:
             return self  # values never change, so one serves for all
-        memo[id(self)] = new = creation.leaf(type(self), self, device=self.device, tracked=self._aval.tracked)
+        twin: Any = memo.get(id(self._cell))  # what shares state, as a frozen module does, shares it in the copy
+        if twin is None:
+            new = creation.leaf(type(self), self, device=self.device, tracked=self._aval.tracked)
+            memo[id(self._cell)] = new
+        else:
+            new = handle(type(self), self._aval, twin._value)
+            new._origin = LEAF if self._aval.tracked else None
+            twin._cell.adopt(new)
+        memo[id(self)] = new
         return new
 
     def __reduce__(self) -> Any:

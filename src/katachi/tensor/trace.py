@@ -42,7 +42,7 @@ MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
 class Changes:
-    """Counts modules that were moved to another device, so that whoever depends on one knows when to look."""
+    """Counts moves of state to another device or dtype, so that whoever depends on one knows when to look."""
 
     count = 0
 
@@ -183,8 +183,8 @@ class Escaped(Deferred):
 
     def compute(self, handles: Sequence[Handle]) -> list[Buffer]:
         raise Error(
-            f"vmap: this {handles[0]._aval!r} stood for one example inside a function that runs once for all, so it has "
-            "no value outside; return it from the function"
+            f"vmap: this {handles[0]._aval!r} stood for one example inside a function that runs once for all, so it "
+            "has no value outside; return it from the function"
         )
 
 
