@@ -45,6 +45,11 @@ def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, creat
     """Add the gradients of `root` to `.grad` of every leaf it depends on."""
     if current().examples:
         raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
+    if tracing := current().modes.tracing:
+        raise GradientError(
+            f"backward: inside a function that {tracing} traces once, there is nowhere to add a gradient to; kt.grad "
+            "gives it as a value, to be returned from the function"
+        )
     retain = create_graph if retain_graph is None else retain_graph
     run = _Run([root], [seed], [], accumulate=True)
     results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)

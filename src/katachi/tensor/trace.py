@@ -33,6 +33,10 @@ LOOKING_FOR_ALL = (
     "a value is looked at inside a function that runs once for all examples, so there is not one value; return it and "
     "look at it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
 )
+LOOKING_AHEAD = (
+    "a value is looked at inside a function that is traced before there are values; look at it before, or return it "
+    "and look at it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
+)
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
@@ -147,14 +151,16 @@ class Deferred:
 
 
 class Escaped(Deferred):
-    """What a tensor has that was one example's within vmap, and is still held outside."""
+    """What a tensor has that stood for values inside a function that was only traced, and is still held outside."""
 
-    __slots__ = ()
+    __slots__ = ("operation", "was")
+
+    def __init__(self, operation: str, was: str) -> None:
+        self.operation, self.was = operation, was
 
     def compute(self, h: Handle) -> None:
         raise Error(
-            f"vmap: this {h._aval!r} stood for one example inside a function that runs once for all, so it has no "
-            "value outside; return it from the function"
+            f"{self.operation}: this {h._aval!r} {self.was}, so it has no value outside; return it from the function"
         )
 
 
@@ -196,6 +202,9 @@ def settle(x: Handle) -> None:
         raise Error(f"compile: {LOOKING} ({x._aval!r})")
     if local.trace.examples and (x._value is None or (x._cell is not None and x._cell in local.trace.written)):
         raise Error(f"vmap: {LOOKING_FOR_ALL} ({x._aval!r} at {describe(frames(sys._getframe(1))[-1])})")
+    tracing = local.trace.modes.tracing
+    if tracing and (x._value is None or (x._cell is not None and x._cell in local.trace.written)):
+        raise Error(f"{tracing}: {LOOKING_AHEAD} ({x._aval!r} at {describe(frames(sys._getframe(1))[-1])})")
     arrive(x)
 
 
@@ -224,8 +233,8 @@ def flush(t: Trace | None = None) -> None:
     """
     t = t or local.trace
     e = t.entry
-    if e is t.root or t.recording is not None or t.examples:  # a compiled function is one program, vmap one operation
-        return
+    if e is t.root or t.recording is not None or t.examples or t.modes.tracing:
+        return  # a compiled function is one program; vmap, cond, while_loop and scan are one operation
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
     written = tuple(t.written.items())
