@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import katachi as kt
 from katachi import nn, optim
@@ -440,35 +442,73 @@ def test_loops_without_a_carry(device: str) -> None:
     assert kt.while_loop(lambda c: y < 0, lambda c: (), ()) == ()
 
 
-@pytest.mark.parametrize("seed", range(24))
-def test_random_programs(seed: int, device: str) -> None:
-    """Nested control flow that closes over values, against Python's own: values and gradients."""
+SEEDS = st.integers(0, 10**6)
+ONE = np.array(1.0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=8)
+@given(SEEDS)
+def test_random_programs(device: str, seed: int) -> None:
+    """Nested control flow that closes over values, against Python's own: values, gradients and their gradients."""
     rng = np.random.default_rng(seed)
-    table, (a, b) = kt.tensor(rng.standard_normal(4)), map(kt.tensor, rng.standard_normal(2).round(1))
-    program, one = Program(seed, False), kt.tensor(1.0, dtype=kt.float64)
-    found = []
-    for flow in (PYTHON, BUILT):
-        y, pull = kt.vjp(lambda *xs, flow=flow: program(flow, *xs), table, a, b)
-        found.append([y.numpy(), *[g.numpy() for g in pull(one)]])
+    program, found = Program(seed, False), []
+    with kt.device(device):
+        table, (a, b) = kt.tensor(rng.standard_normal(4)), map(kt.tensor, rng.standard_normal(2).round(1))
+        for flow in (PYTHON, BUILT):
+
+            def of_a(t: Any, c: Any, d: Any, flow: Flow = flow) -> Any:
+                return kt.grad(lambda u: program(flow, t, u, d) + u * d + t[0])(c)
+
+            y, pull = kt.vjp(lambda *xs, flow=flow: program(flow, *xs), table, a, b)
+            _, pull_again = kt.vjp(of_a, table, a, b)
+            found.append([v.numpy() for v in (y, *pull(kt.tensor(ONE)), *pull_again(kt.tensor(ONE)))])
     for want, got in zip(*found, strict=True):
         assert np.isfinite(want).all()
-        np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(100, 108))
-def test_random_programs_transformed(seed: int, device: str) -> None:
-    """Forward mode, with loops that run as often as they like, for one example, for many at once and compiled."""
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=4)
+@given(SEEDS)
+def test_random_programs_for_many_examples(device: str, seed: int) -> None:
+    """Under vmap, with gradients under and around it."""
     rng = np.random.default_rng(seed)
-    table, xs, t = kt.tensor(rng.standard_normal(4)), rng.standard_normal((3, 2)).round(1), kt.tensor(np.array(0.7))
-    program = Program(seed, True)
+    program, xs = Program(seed, False), rng.standard_normal((3, 2)).round(1)
 
-    def pushed(flow: Flow) -> Callable[..., Any]:
-        return lambda a, b: kt.jvp(lambda c, d: program(flow, table, c, d), (a, b), (t, t))
+    def f(flow: Flow, t: Any, a: Any, b: Any) -> Any:
+        return program(flow, t, a, b) + t.sum() * b
 
-    want = [[v.numpy() for v in pushed(PYTHON)(*map(kt.tensor, x))] for x in xs]
-    assert np.isfinite(want).all()
-    for form in (pushed(BUILT), kt.compile(pushed(BUILT))):
-        found = [[v.numpy() for v in form(*map(kt.tensor, x))] for x in xs]
-        np.testing.assert_allclose(found, want, rtol=1e-8, atol=1e-10)
-    many = kt.vmap(pushed(BUILT))(*map(kt.tensor, xs.T.copy()))
-    np.testing.assert_allclose(np.transpose([v.numpy() for v in many]), want, rtol=1e-8, atol=1e-10)
+    with kt.device(device):
+        table, examples = kt.tensor(rng.standard_normal(4)), [kt.tensor(v) for v in xs.T.copy()]
+        grads = {flow: kt.grad(lambda *args, flow=flow: f(flow, *args), argnums=(0, 1, 2)) for flow in (PYTHON, BUILT)}
+        each = [[g.numpy() for g in grads[PYTHON](table, *map(kt.tensor, x))] for x in xs]
+        want = [np.stack(g) for g in zip(*each, strict=True)]
+        within = kt.vmap(grads[BUILT], in_axes=(None, 0, 0))(table, *examples)
+        around = kt.grad(lambda t, a, b: kt.vmap(lambda c, d: f(BUILT, t, c, d))(a, b).sum(), argnums=(0, 1, 2))
+        total = around(table, *examples)
+        for w, g in zip([*want, want[0].sum(0), *want[1:]], [*within, *total], strict=True):  # type: ignore[misc]
+            assert np.isfinite(w).all()
+            np.testing.assert_allclose(g.numpy(), w, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=4)
+@given(SEEDS)
+def test_random_programs_forward(device: str, seed: int) -> None:
+    """Forward mode, with loops that run as often as they like: plain, compiled and for many examples."""
+    rng = np.random.default_rng(seed)
+    program, xs = Program(seed, True), rng.standard_normal((3, 2)).round(1)
+    with kt.device(device):
+        table, t = kt.tensor(rng.standard_normal(4)), kt.tensor(ONE * 0.7)
+
+        def pushed(flow: Flow) -> Callable[..., Any]:
+            return lambda a, b: kt.jvp(lambda c, d: program(flow, table, c, d), (a, b), (t, t))
+
+        want = [[v.numpy() for v in pushed(PYTHON)(*map(kt.tensor, x))] for x in xs]
+        assert np.isfinite(want).all()
+        for form in (pushed(BUILT), kt.compile(pushed(BUILT))):
+            found = [[v.numpy() for v in form(*map(kt.tensor, x))] for x in xs]
+            np.testing.assert_allclose(found, want, rtol=1e-8, atol=1e-10)
+        many = kt.vmap(pushed(BUILT))(*map(kt.tensor, xs.T.copy()))
+        np.testing.assert_allclose(np.transpose([v.numpy() for v in many]), want, rtol=1e-8, atol=1e-10)
