@@ -210,6 +210,17 @@ def test_the_cost_of_what_is_not_chosen_is_not_paid(device: str) -> None:
     assert calls.count == 0
 
 
+def test_eager_mode_computes_at_once(device: str) -> None:
+    yes, no, y = Calls(), Calls(), kt.tensor(2.0)
+    with kt.eager():
+        out = kt.cond(y > 0, lambda: yes(y), lambda: no(y))
+        assert (yes.count, no.count) == (1, 0)
+        kt.scan(lambda c, x: (c + x, yes(c)), y, kt.ones(3))
+        kt.while_loop(lambda c: c < 5, lambda c: yes(c), y)
+        assert (yes.count, no.count) == (6, 0)
+    assert out.item() == 4.0
+
+
 def test_what_was_computed_before_is_computed_once(device: str) -> None:
     calls = Calls()
     y = calls(kt.tensor(2.0))

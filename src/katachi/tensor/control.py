@@ -197,10 +197,11 @@ def cond(which: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], 
     """true_fn(*operands) or false_fn(*operands), by a bool scalar; only one of them is computed.
 
     Both may use tensors from around them, and all that they compute of these belongs to them: where a function is not
-    chosen, no index is looked up, no infinity or NaN arises and no gradient comes from it (zeros come for what it
-    uses). Under vmap each is computed if an example chooses it, with the values of such an example in the place of
-    those that do not. Both draw the random numbers they ask for, whichever is chosen. Raises ShapeError when their
-    results differ in number, shape or dtype; Error where a function looks at a value or sets state.
+    chosen, no index is looked up, no infinity or NaN arises, and the gradient of what it uses is zero. (What was
+    computed before the call is not theirs: a zero that comes back to a root of -1 is NaN, so take the root inside.)
+    Under vmap each is computed if an example chooses it, with the values of such an example in the place of those that
+    do not. Both draw the random numbers they ask for, whichever is chosen. Raises ShapeError when their results differ
+    in number, shape or dtype; Error where a function looks at a value or sets state.
 
     >>> import katachi as kt
     >>> kt.cond(kt.tensor(2.0) > 1.0, lambda x: x * 10.0, lambda x: -x, kt.tensor(3.0)).item()
