@@ -363,6 +363,7 @@ def _vmapped(
     return tuple(results)
 
 
+GONE = Escaped("vmap", "stood for one example inside a function that runs once for all")
 VMAP = Op("vmap", _vmapped, variadic=True)
 
 
@@ -370,11 +371,10 @@ def _let_go(t: Trace, refs: Sequence[ref[Handle]], inside: frozenset[Node]) -> N
     """Whatever of one example is still held, by an error's frames perhaps, must not keep the trace from ending."""
     held = [h for r in refs if (h := r()) is not None and h._value is None and h._slot >= t.base]
     if held:
-        slots, gone = t.entry.slots(), None
+        slots = t.entry.slots()
         for h in held:
             if not inside.isdisjoint(toposort([slots[h._slot - t.base]])):
-                gone = gone or Escaped(t.base, t.entry, [], [])
-                h._origin, h._slot = gone, -1
+                h._origin, h._slot = GONE, -1
 
 
 @contextmanager

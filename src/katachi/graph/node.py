@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from katachi.graph.dtypes import DType
@@ -84,13 +84,15 @@ class Node:
         return f"%{self.serial}:{self.primitive} {self.aval!r}"
 
 
-def toposort(outputs: Sequence[Node]) -> list[Node]:
-    """Every node that `outputs` need, inputs first, in the order in which they were made."""
+def toposort(outputs: Sequence[Node], stop: Callable[[Node], bool] | None = None) -> list[Node]:
+    """Every node that `outputs` need, inputs first, in the order in which they were made; not what only nodes for which
+    `stop` holds need."""
     seen: set[Node] = set()
     stack = list(outputs)
     while stack:
         node = stack.pop()
         if node not in seen:
             seen.add(node)
-            stack.extend(node.inputs)
+            if stop is None or not stop(node):
+                stack.extend(node.inputs)
     return sorted(seen, key=lambda n: n.serial)

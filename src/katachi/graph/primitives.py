@@ -49,6 +49,10 @@ def hole(kind: Aval) -> Node:
     return Node("input", (), {"slot": -1, "scalar": False}, kind)
 
 
+def is_hole(n: Node) -> bool:
+    return n.primitive == "input" and n.attrs["slot"] < 0
+
+
 def constant(value: float | int | bool, dtype: DType, device: str) -> Node:
     """A number that is part of the program."""
     value = bool(value) if dtype is bool_ else float(value) if dtype.is_floating else int(value)

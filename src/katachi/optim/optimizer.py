@@ -151,7 +151,9 @@ class Optimizer:
         before = t.modes
         try:
             t.taken, t.committed = True, False
-            t.modes = modes(before.grad, False, before.device, before.region)  # all groups at once, eager or not
+            t.modes = modes(
+                before.grad, False, before.device, before.region, before.tracing
+            )  # all groups at once, eager or not
             for update in updates:
                 self._pend(t, *update, grads, taken)
                 if t.committed:  # so much was pending that it had to be computed

@@ -232,6 +232,11 @@ def _record(
     writes: tuple[Write, ...],
 ) -> Entry:
     """A new entry, with its nodes."""
+    if writes and t.modes.tracing:
+        raise Error(
+            f"{op.name}: state is set inside a function that {t.modes.tracing} traces once, however often it runs; "
+            "return the new value from it, and set it outside"
+        )
     e = Entry(t.entry)
     e.op, e.attrs, e.wants, e.sites, e.modes, e.writes = op, attrs, wants, sites, t.modes, writes
     known = t.slots()

@@ -82,7 +82,7 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         t = current()
-        if t.recording is not None or t.nesting or t.examples or t.modes.eager:
+        if t.recording is not None or t.nesting or t.examples or t.modes.eager or t.modes.tracing:
             return self.f(*args, **kwargs)  # part of what is being traced, differentiated or looked into
         flush(t)
         leaves: list[Any] = []

@@ -47,6 +47,11 @@ def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, creat
     t = current()
     if t.examples:
         raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
+    if tracing := t.modes.tracing:
+        raise GradientError(
+            f"backward: inside a function that {tracing} traces once, there is nowhere to add a gradient to; kt.grad "
+            "gives it as a value, to be returned from the function"
+        )
     taking(t, _backward, t, root, seed, create_graph if retain_graph is None else retain_graph, create_graph)
 
 

@@ -15,18 +15,21 @@ DEVICES = ("cpu", "reference")
 class Modes:
     """Interned: two threads in the same modes hold the same object, so replay compares by identity."""
 
-    __slots__ = ("device", "eager", "grad", "region")
+    __slots__ = ("device", "eager", "grad", "region", "tracing")
 
-    def __init__(self, grad: bool, eager: bool, device: str, region: int) -> None:
-        self.grad, self.eager, self.device, self.region = grad, eager, device, region
-
-
-_modes: dict[tuple[bool, bool, str, int], Modes] = {}
+    def __init__(self, grad: bool, eager: bool, device: str, region: int, tracing: str) -> None:
+        self.grad, self.eager, self.device, self.region, self.tracing = grad, eager, device, region, tracing
 
 
-def modes(grad: bool = True, eager: bool = False, device: str | None = None, region: int = 0) -> Modes:
-    """The one Modes object with these settings; `region` numbers the checkpointed parts of a trace."""
-    key = (grad, eager, device or Default.device, region)
+_modes: dict[tuple[bool, bool, str, int, str], Modes] = {}
+
+
+def modes(
+    grad: bool = True, eager: bool = False, device: str | None = None, region: int = 0, tracing: str = ""
+) -> Modes:
+    """The one Modes object with these settings; `region` numbers the checkpointed parts of a trace, `tracing` is the
+    operation (cond, while_loop, scan) whose function runs to be traced, empty for none."""
+    key = (grad, eager, device or Default.device, region, tracing)
     return _modes.setdefault(key, Modes(*key))
 
 
@@ -67,7 +70,7 @@ def changed(**to: object) -> Iterator[None]:
 
     trace = current()
     before = trace.modes
-    now = {"grad": before.grad, "eager": before.eager, "device": before.device, "region": before.region}
+    now = {name: getattr(before, name) for name in Modes.__slots__}
     trace.modes = modes(**{**now, **to})  # type: ignore[arg-type]
     try:
         yield
@@ -110,7 +113,8 @@ def use_device(name: str) -> None:
 
     Default.device = check_device(name)
     trace = current()
-    trace.modes = modes(trace.modes.grad, trace.modes.eager, name, trace.modes.region)
+    now = trace.modes
+    trace.modes = modes(now.grad, now.eager, name, now.region, now.tracing)
 
 
 def devices() -> tuple[str, ...]:

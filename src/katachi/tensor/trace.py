@@ -35,6 +35,10 @@ LOOKING_FOR_ALL = (
     "a value is looked at inside a function that runs once for all examples, so there is not one value; return it and "
     "look at it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
 )
+LOOKING_AHEAD = (
+    "a value is looked at inside a function that is traced before there are values; look at it before, or return it "
+    "and look at it outside, or use kt.where, kt.cond and kt.while_loop instead of Python's if and while"
+)
 R = TypeVar("R")
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 PATIENCE = 1000  # times, a millisecond apart
@@ -177,14 +181,17 @@ class Deferred:
 
 
 class Escaped(Deferred):
-    """What a tensor has that was one example's within vmap, and is still held outside."""
+    """What a tensor has that stood for values inside a function that was only traced, and is still held outside."""
 
-    __slots__ = ()
+    __slots__ = ("operation", "was")
+
+    def __init__(self, operation: str, was: str) -> None:
+        self.operation, self.was = operation, was
 
     def compute(self, handles: Sequence[Handle]) -> list[Buffer]:
         raise Error(
-            f"vmap: this {handles[0]._aval!r} stood for one example inside a function that runs once for all, so it "
-            "has no value outside; return it from the function"
+            f"{self.operation}: this {handles[0]._aval!r} {self.was}, so it has no value outside; return it from the "
+            "function"
         )
 
 
@@ -253,6 +260,9 @@ def look(x: Handle) -> Buffer:
         raise Error(f"compile: {LOOKING} ({x._aval!r})")
     if t.examples and (x._value is None or (x._cell is not None and x._cell in t.written)):
         raise Error(f"vmap: {LOOKING_FOR_ALL} ({x._aval!r} at {describe(frames(sys._getframe(1))[-1])})")
+    tracing = t.modes.tracing
+    if tracing and (x._value is None or (x._cell is not None and x._cell in t.written)):
+        raise Error(f"{tracing}: {LOOKING_AHEAD} ({x._aval!r} at {describe(frames(sys._getframe(1))[-1])})")
     if x._cell is None:
         value = arrive(x)._value
         assert value is not None
@@ -341,8 +351,8 @@ def flush(t: Trace | None = None) -> None:
     """
     t = t or current()
     e, taken = t.entry, t.taken
-    if e is t.root or t.recording is not None or t.examples:  # a compiled function is one program, vmap one operation
-        return
+    if e is t.root or t.recording is not None or t.examples or t.modes.tracing:
+        return  # a compiled function is one program; vmap, cond, while_loop and scan are one operation
     try:
         t.taken = True
         ran = locked(_flush, t, e)

@@ -11,21 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from katachi.graph import build as b
-from katachi.graph.control import Body, elements
+from katachi.graph.control import Body, bodies, elements
 from katachi.graph.dtypes import bool_, int64
 from katachi.graph.node import Aval, Node, aval
 from katachi.graph.primitives import CUMULATIVE, ELEMENTWISE, MARKS, REDUCTIONS, constant, hole, make
 from katachi.graph.site import origin
 from katachi.graph.sizes import Shape, Size, same
 
+Differs = Callable[[Node], bool]
+
 
 class Call(NamedTuple):
-    """What a rule sees: the node for one example, its inputs' values, and which of them differ between examples."""
+    """What a rule sees: the node for one example, its inputs' values, and which of them differ between examples; and,
+    for the nodes in its bodies, which of them start to differ."""
 
     node: Node
     xs: Sequence[Node]
     on: Sequence[bool]
     size: Size
+    differs: Differs
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -197,7 +201,8 @@ def _one_by_one(c: Call) -> Node:
     """What knows nothing of examples: a scan along them."""
     alone = [hole(aval(x.shape[1:], x.dtype, x.device, x.tracked)) if on else x for x, on in _marked(c)]
     params = [p for p, on in zip(alone, c.on, strict=True) if on]
-    body = Body(params, [make(c.node.primitive, *alone, **c.attrs)])
+    shared = frozenset(x for x, on in _marked(c) if not on)
+    body = Body(params, [make(c.node.primitive, *alone, **c.attrs)], shared.__contains__)
     stacks = [x for x, on in _marked(c) if on]
     walk = make("scan", *stacks, *body.captured, body=body, carry=0, length=c.size, reverse=False)
     return elements(walk, [aval((c.size, *c.node.shape), c.node.dtype, c.node.device, False)])[0]
@@ -238,14 +243,14 @@ ALIKE = frozenset(["constant", "iota"])  # without inputs: the same for all exam
 
 
 def batch(
-    order: Sequence[Node], at: Mapping[Node, Node], size: Size, differs: Callable[[Node], bool] = lambda n: False
+    order: Sequence[Node], at: Mapping[Node, Node], size: Size, differs: Differs = lambda n: False
 ) -> dict[Node, Node]:
     """The values, with the examples in front, of all nodes of `order` (topological) that differ between examples: those
     of `at`, where they are given, those that `differs` says, and what is computed from any of these."""
     from katachi.transforms.batching_control import BUNDLE_BATCHING
 
     out = dict(at)
-    starting = {n for n in order if n not in at and differs(n)}
+    starting = {n for n in order if n not in at and _starts(n, differs)}
     out.update(_cotangent_places(order, {*at, *starting}, size))
     bundles: dict[Node, Sequence[Node]] = {}  # results of control flow
     asked = origin.site, origin.group
@@ -260,7 +265,7 @@ def batch(
             if not any(on) and node not in starting:
                 continue
             origin.site, origin.group = node.site or asked[0], node.group
-            call = Call(node, [out.get(x, x) for x in node.inputs], on, size)
+            call = Call(node, [out.get(x, x) for x in node.inputs], on, size, differs)
             if node.primitive in BUNDLE_BATCHING:
                 bundles[node] = BUNDLE_BATCHING[node.primitive](call)
             else:
@@ -268,6 +273,11 @@ def batch(
     finally:
         origin.site, origin.group = asked
     return out
+
+
+def _starts(n: Node, differs: Differs) -> bool:
+    """Whether the node, or one in its bodies, differs by itself."""
+    return differs(n) or any(_starts(m, differs) for body in bodies(n) for m in body.order)
 
 
 def _cotangent_places(order: Sequence[Node], starting: set[Node], size: Size) -> dict[Node, Node]:

@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from katachi.graph import build as b
-from katachi.graph.control import Body, elements
+from katachi.graph.control import Body, elements, may_fail
 from katachi.graph.dtypes import int32
 from katachi.graph.node import Aval, Node, aval
 from katachi.graph.primitives import hole, make
 from katachi.graph.sizes import Size, same
 from katachi.transforms.batching import Call, batch, spread, widened
 from katachi.transforms.control import filled
-
-FALLIBLE = frozenset(["gather", "scatter", "custom_call"])  # these can fail on values
 
 
 class _Captured(NamedTuple):
@@ -34,7 +32,7 @@ class _Captured(NamedTuple):
         return {n: hole(x.aval) for n, x, on in zip(self.nodes, self.xs, self.on, strict=True) if on}
 
     def operands(self, places: Mapping[Node, Node]) -> dict[Node, Node]:
-        """The operand that each node in the batched body stands for."""
+        """The operand that each node captured by the batched body stands for."""
         return {places.get(n, n): x for n, x in zip(self.nodes, self.xs, strict=True)}
 
 
@@ -43,9 +41,9 @@ def _captured(c: Call, body: Body, first: int) -> _Captured:
     return _Captured(body.captured, c.xs[first:end], c.on[first:end])
 
 
-def _through(body: Body, at: Mapping[Node, Node], size: Size) -> tuple[list[Node], list[bool]]:
+def _through(body: Body, at: Mapping[Node, Node], c: Call) -> tuple[list[Node], list[bool]]:
     """A body's outputs, batched where they differ, and whether they do."""
-    out = batch(body.order, at, size)
+    out = batch(body.order, at, c.size, c.differs)
     return [out.get(n, n) for n in body.outputs], [n in out for n in body.outputs]
 
 
@@ -74,11 +72,6 @@ def _lent(which: Node, x: Node) -> Node:
     return _where(which, x, spread(other, x.shape[0]))
 
 
-def _may_fail(body: Body) -> bool:
-    inner = [v for n in body.order for v in n.attrs.values() if isinstance(v, Body)]
-    return any(n.primitive in FALLIBLE for n in body.order) or any(map(_may_fail, inner))
-
-
 def _swapped(x: Node) -> Node:
     return b.transpose(x, (1, 0, *range(2, len(x.shape))))
 
@@ -91,16 +84,17 @@ def _scan(c: Call) -> list[Node]:
     on = list(c.on[: n + m])
     while True:  # a carry differs as soon as what it becomes does
         params = _wide(body.params, on, size)
-        outs, differ = _through(body, {**_differing(body.params, params, on), **places}, size)
+        outs, differ = _through(body, {**_differing(body.params, params, on), **places}, c)
         more = [*(a or d for a, d in zip(on[:n], differ[:n], strict=True)), *on[n:]]
         if more == on:
             break
         on = more
     after = [spread(o, size) if a and not d else o for o, a, d in zip(outs[:n], on[:n], differ[:n], strict=True)]
-    new = Body(params, [*after, *outs[n:]])
+    operands = captured.operands(places)
+    new = body.derived(params, [*after, *outs[n:]], list(operands))
     init = [c.full(i) if on[i] else c.xs[i] for i in range(n)]
     stacks = [_swapped(c.xs[i]) if on[i] else c.xs[i] for i in range(n, n + m)]
-    rest = filled(new, captured.operands(places))
+    rest = filled(new, operands)
     walk = make("scan", *init, *stacks, *rest, body=new, carry=n, length=length, reverse=c.attrs["reverse"])
     results = elements(walk, [*(o.aval for o in after), *(_stack_kind(y, length) for y in outs[n:])])
     ys = [_swapped(y) if d else spread(y, size) for y, d in zip(results[n:], differ[n:], strict=True)]
@@ -119,11 +113,11 @@ def _while(c: Call) -> list[Node]:
     on = list(c.on[:n])
     while True:
         params = _wide(body.params, on, size)
-        (test,), (apart,) = _through(condition, {**_differing(condition.params, params, on), **places}, size)
+        (test,), (apart,) = _through(condition, {**_differing(condition.params, params, on), **places}, c)
         at = {**_differing(body.params, params, on), **places}
-        if apart and _may_fail(body):
+        if apart and any(map(may_fail, body.order)):
             at = {n: _lent(test, x) for n, x in at.items()}
-        outs, differ = _through(body, at, size)
+        outs, differ = _through(body, at, c)
         more = [apart or a or d for a, d in zip(on, differ, strict=True)]
         if more == on:
             break
@@ -132,8 +126,8 @@ def _while(c: Call) -> list[Node]:
     if apart:
         after = [_where(test, new, old) for new, old in zip(after, params, strict=True)]
         test = make("reduce_or", test, axes=(0,))
-    first, second = Body(params, [test]), Body(params, after)
     operands = {**asked.operands(places), **used.operands(places)}
+    first, second = condition.derived(params, [test], list(operands)), body.derived(params, after, list(operands))
     init = [c.full(i) if on[i] else c.xs[i] for i in range(n)]
     rest = [*filled(first, operands), *filled(second, operands)]
     walk = make("while", *init, *rest, condition=first, body=second, carry=n)
@@ -150,10 +144,11 @@ def _cond(c: Call) -> list[Node]:
     bodies, rest = [], []
     for side, captured in sides:
         params, places = _wide(side.params, on, size), captured.places()
-        outs, differ = _through(side, {**_differing(side.params, params, on), **places}, size)
-        body = Body(params, _full(outs, differ, size))
+        outs, differ = _through(side, {**_differing(side.params, params, on), **places}, c)
+        operands = captured.operands(places)
+        body = side.derived(params, _full(outs, differ, size), list(operands))
         bodies.append(body)
-        rest += filled(body, captured.operands(places))
+        rest += filled(body, operands)
     done = make("cond", c.xs[0], *c.xs[1 : 1 + n], *rest, yes=bodies[0], no=bodies[1])
     return list(elements(done, [o.aval for o in bodies[0].outputs]))
 
@@ -165,13 +160,13 @@ def _both_ways(c: Call, sides: Sequence[tuple[Body, _Captured]], on: Sequence[bo
             xs=[_lent(which, x) if o else x for x, o in zip(captured.xs, captured.on, strict=True)]
         )
         params, places = _wide(side.params, on, size), lent.places()
-        outs, differ = _through(side, {**_differing(side.params, params, on), **places}, size)
-        body = Body(params, _full(outs, differ, size))
-        nobody = Body(params, [b.like(o, 0) for o in body.outputs])
+        outs, differ = _through(side, {**_differing(side.params, params, on), **places}, c)
+        stand_for = lent.operands(places)
+        body = side.derived(params, _full(outs, differ, size), list(stand_for))
+        nobody = side.derived(params, [b.like(o, 0) for o in body.outputs])
         operands = [_lent(which, x) if o else x for x, o in zip(c.xs[1:], on, strict=False)]  # captured ones follow
-        rest = [*filled(body, lent.operands(places)), *nobody.captured]
         some = make("reduce_or", which, axes=(0,))
-        done = make("cond", some, *operands, *rest, yes=body, no=nobody)
+        done = make("cond", some, *operands, *filled(body, stand_for), yes=body, no=nobody)
         found.append(elements(done, [o.aval for o in body.outputs]))
     return [_where(c.xs[0], *pair) for pair in zip(*found, strict=True)]
 

@@ -31,7 +31,7 @@ def filled(body: Body, operands: Mapping[Node, Node]) -> list[Node]:
     """What to hand in for all that a derived body captures: operands for the nodes that stand for them, and what the
     rules have made of such nodes is made of the operands."""
     new = dict(operands)
-    for n in toposort(body.captured):
+    for n in toposort(body.captured, operands.__contains__):
         if n not in new:
             inputs = [new[x] for x in n.inputs]
             changed = any(a is not x for a, x in zip(inputs, n.inputs, strict=True))
@@ -41,7 +41,7 @@ def filled(body: Body, operands: Mapping[Node, Node]) -> list[Node]:
 
 def _operands(body: Body, original: Body, v: View, first: int) -> list[Node]:
     """What a derived body captures: the original's captured values come from the node's inputs, from `first` on."""
-    used = set(toposort(body.captured))
+    used = set(toposort(body.captured, frozenset(original.captured).__contains__))
     return filled(body, {n: v.x(first + i) for i, n in enumerate(original.captured) if n in used})
 
 
@@ -66,7 +66,7 @@ def _scan_vjp(parts: Parts, v: View) -> dict[int, Node]:
     m, p = len(body.params) - n, len(body.outputs) - n
     carries, xs = body.params[:n], body.params[n:]
     given = [v.x(i) for i in range(n + m)]
-    remember = Body(body.params, (*body.outputs[:n], *carries))
+    remember = body.derived(body.params, (*body.outputs[:n], *carries))
     kinds = [_kind(c) for c in carries] + [_stack_kind(c, length) for c in carries]
     walk = make(
         "scan", *given, *_operands(remember, body, v, n + m), body=remember, carry=n, length=length, reverse=reverse
@@ -84,7 +84,7 @@ def _scan_vjp(parts: Parts, v: View) -> dict[int, Node]:
     new += [b.add(g, ct[body.captured[i]]) if body.captured[i] in ct else g for g, i in zip(gcap, used, strict=True)]
     out_x = [k for k in range(m) if xs[k].dtype.is_floating]
     gx = [ct.get(xs[k]) or _zeros(xs[k]) for k in out_x]
-    back = Body([*gc, *gcap, *carries, *xs, *gy], [*new, *gx])
+    back = body.derived([*gc, *gcap, *carries, *xs, *gy], [*new, *gx])
     start = [parts.get(i) or _zeros(carries[i]) for i in floats] + [_zeros(body.captured[i]) for i in used]
     stacks = [*history, *given[n:], *(parts.get(n + j) or _zeros(_stack_kind(body.outputs[n + j], length)) for j in ys)]
     done = make(
@@ -108,26 +108,24 @@ def _cond_vjp(parts: Parts, v: View) -> dict[int, Node]:
     outs = [i for i, o in enumerate(yes.outputs) if o.dtype.is_floating]
     gy = [hole(_kind(yes.outputs[i])) for i in outs]
     floats = [i for i in range(n) if yes.params[i].dtype.is_floating]
-    used = [[i for i, c in enumerate(body.captured) if c.tracked] for body in (yes, no)]
+    inputs, at = v.node.inputs, (1 + n, 1 + n + len(yes.captured))
+    used = {x: i for i, x in enumerate(inputs) if i > n and x.tracked}  # what both capture has one gradient
 
-    def back(body: Body, mine: int) -> Body:
+    def back(body: Body, first: int) -> Body:
         ct = _through(body, _seeds([body.outputs[i] for i in outs], gy))
+        mine: dict[Node, Node] = {}
+        for x, c in zip(inputs[first:], body.captured, strict=False):
+            if c in ct:
+                mine[x] = b.add(mine[x], ct[c]) if x in mine else ct[c]
         found = [ct.get(body.params[i]) or _zeros(body.params[i]) for i in floats]
-        for side, other in enumerate((yes, no)):
-            found += [
-                (ct.get(other.captured[i]) if side == mine else None) or _zeros(other.captured[i]) for i in used[side]
-            ]
-        return Body([*body.params, *gy], found)
+        return body.derived([*body.params, *gy], [*found, *(mine.get(x) or _zeros(x) for x in used)])
 
-    first, second = back(yes, 0), back(no, 1)
+    first, second = back(yes, at[0]), back(no, at[1])
     given = [v.x(1 + i) for i in range(n)] + [parts.get(i) or _zeros(yes.outputs[i]) for i in outs]
-    captured = _operands(first, yes, v, 1 + n) + _operands(second, no, v, 1 + n + len(yes.captured))
+    captured = _operands(first, yes, v, at[0]) + _operands(second, no, v, at[1])
     done = make("cond", v.x(0), *given, *captured, yes=first, no=second)
     results = elements(done, [_kind(o) for o in first.outputs])
-    at = 1 + n
-    targets = [1 + i for i in floats]
-    targets += [at + i for i in used[0]] + [at + len(yes.captured) + i for i in used[1]]
-    return dict(zip(targets, results, strict=True))
+    return dict(zip([*(1 + i for i in floats), *used.values()], results, strict=True))
 
 
 BUNDLE_VJP: dict[str, Callable[[Parts, View], dict[int, Node]]] = {
@@ -160,7 +158,7 @@ def _scan_jvp(v: View, t: Sequence[Node | None]) -> Parts:
     state = [*body.params[:n], *(holes[body.params[i]] for i in carries), *fixed.values()]
     stacks = [*body.params[n:], *(holes[body.params[i]] for i in floats if i >= n)]
     after = [*body.outputs[:n], *(pushed[i] for i in carries), *fixed.values(), *(pushed[j] for j in outs)]
-    both = Body([*state, *stacks], after)
+    both = body.derived([*state, *stacks], after)
     operands = [*(v.x(i) for i in range(n)), *_tangents(t, inputs, carries)]
     operands += _tangents(t, inputs, [n + m + i for i in used])
     operands += [v.x(n + k) for k in range(m)] + _tangents(t, inputs, [i for i in floats if i >= n])
@@ -182,8 +180,8 @@ def _while_jvp(v: View, t: Sequence[Node | None]) -> Parts:
     fixed = {body.captured[i]: hole(_kind(body.captured[i])) for i in used}
     pushed = _push(body, {**holes, **fixed})
     extra = [*holes.values(), *fixed.values()]
-    both = Body([*body.params, *extra], [*body.outputs, *(pushed[i] for i in floats), *fixed.values()])
-    test = Body([*condition.params, *extra], condition.outputs)
+    both = body.derived([*body.params, *extra], [*body.outputs, *(pushed[i] for i in floats), *fixed.values()])
+    test = condition.derived([*condition.params, *extra], condition.outputs)
     operands = [*(v.x(i) for i in range(n)), *_tangents(t, inputs, [*floats, *(first + i for i in used)])]
     captured = _operands(test, condition, v, n) + _operands(both, body, v, first)
     done = make("while", *operands, *captured, condition=test, body=both, carry=len(operands))
@@ -212,7 +210,7 @@ def _cond_jvp(v: View, t: Sequence[Node | None]) -> Parts:
     branches = []
     for body, at in zip((yes, no), tangents, strict=True):
         pushed = _push(body, at)
-        branches.append(Body([*body.params, *holes, *fixed], [pushed[i] for i in outs]))
+        branches.append(body.derived([*body.params, *holes, *fixed], [pushed[i] for i in outs]))
     operands = [v.x(1 + i) for i in range(n)] + _tangents(t, inputs, [*(1 + i for i in floats), *sources])
     captured = _operands(branches[0], yes, v, firsts[0]) + _operands(branches[1], no, v, firsts[1])
     done = make("cond", v.x(0), *operands, *captured, yes=branches[0], no=branches[1])

@@ -20,8 +20,8 @@ def _call(body: Any, params: Sequence[Array], captured: Sequence[Array]) -> list
 
     env: dict[Any, Any] = dict(zip(body.params, params, strict=True))
     env.update(zip(body.captured, captured, strict=True))
-    for n in body.order:
-        out = REFERENCE[n.primitive](*[env[x] for x in n.inputs], **n.attrs)
+    for n, inputs in body.steps:
+        out = REFERENCE[n.primitive](*[env[x] for x in inputs], **n.attrs)
         env[n] = out if isinstance(out, tuple) else np.ascontiguousarray(out).reshape(n.shape)
     return [env[n] for n in body.outputs]
 
