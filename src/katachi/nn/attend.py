@@ -34,7 +34,7 @@ def _attention(q: Node, k: Node, v: Node, *rest: Any) -> Node:
     return product(weights(x), v, (-1, -2))
 
 
-ATTENTION = Op("scaled_dot_product_attention", _attention)
+ATTENTION = Op("scaled_dot_product_attention", _attention, upcast=3)
 
 
 def scaled_dot_product_attention(

@@ -64,7 +64,7 @@ def log_softmax(
     return apply(reduce.LOG_SOFTMAX, (x,), (dim,))
 
 
-SILU = Op("silu", lambda x: b.multiply(x := floating(x), make("logistic", x)))
+SILU = Op("silu", lambda x: b.multiply(x := floating(x), make("logistic", x)), upcast=1)
 
 
 def silu(x: Tensor[_S, _G]) -> Tensor[_S, _G]:
@@ -92,7 +92,7 @@ def _linear(x: Node, weight: Node, *bias: Node) -> Node:
     return b.add(out, bias[0])
 
 
-LINEAR = Op("linear", _linear)
+LINEAR = Op("linear", _linear, upcast=3)
 
 
 @like(affine)
@@ -112,7 +112,7 @@ def _dropout(x: Node, seed: Node, call: Node, p: float) -> Node:
     return b.select(kept, b.scale(x, 1.0 / (1.0 - p)), b.like(x, 0.0))
 
 
-DROPOUT = Op("dropout", _dropout, scalar=uint64)
+DROPOUT = Op("dropout", _dropout, scalar=uint64, upcast=1)
 
 
 def dropout(

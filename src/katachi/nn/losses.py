@@ -104,7 +104,7 @@ def _cross_entropy(x: Node, target: Node, *rest: Any) -> Node:
     return _reduced(make("negate", b.reduce("reduce_sum", b.multiply(log_p, target), (i,))), reduction)
 
 
-CROSS_ENTROPY = Op("cross_entropy", _cross_entropy)
+CROSS_ENTROPY = Op("cross_entropy", _cross_entropy, upcast=2)
 
 
 @like(classification)
@@ -147,7 +147,7 @@ def _nll(log_p: Node, target: Node, *rest: Any) -> Node:
     return _picked(log_p, target, weight, i, reduction, ignore, 0.0)
 
 
-NLL = Op("nll_loss", _nll)
+NLL = Op("nll_loss", _nll, upcast=1)
 
 
 @like(likelihood)
@@ -205,10 +205,11 @@ def _bce(x: Node, target: Node, *rest: Any) -> Node:
 
 
 MSE, L1 = (
-    Op("mse_loss", _of_distance(lambda off: b.multiply(off, off))),
-    Op("l1_loss", _of_distance(lambda off: make("abs", off))),
+    Op("mse_loss", _of_distance(lambda off: b.multiply(off, off)), upcast=2),
+    Op("l1_loss", _of_distance(lambda off: make("abs", off)), upcast=2),
 )
-SMOOTH_L1, BCE = Op("smooth_l1_loss", _of_distance(_smooth)), Op("binary_cross_entropy_with_logits", _bce)
+SMOOTH_L1 = Op("smooth_l1_loss", _of_distance(_smooth), upcast=2)
+BCE = Op("binary_cross_entropy_with_logits", _bce, upcast=2)
 
 
 @like(distance)

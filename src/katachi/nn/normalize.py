@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from katachi.errors import ShapeError
 from katachi.nn.module import Buffer, Module, Parameter, check_positive
-from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, check_eps, layer_norm, rms_norm
+from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, RUNNING, check_eps, layer_norm, rms_norm
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import ones, zeros
 from katachi.tensor.operand import as_shape
@@ -120,8 +120,8 @@ class _BatchNorm(Module):
             return apply(BATCH_NORM_FIXED, (x, mean, variance, *affine), (self.eps,))
         out, batch_mean, batch_variance = apply(BATCH_NORM, (x, *affine), (self.eps,), many=True)
         share = 1 / (count + 1) if self.momentum is None else self.momentum
-        mean.set(mean * (1.0 - share) + batch_mean * share)
-        variance.set(variance * (1.0 - share) + batch_variance * share)
+        mean.set(apply(RUNNING, (mean, batch_mean, 1.0 - share, share)))
+        variance.set(apply(RUNNING, (variance, batch_variance, 1.0 - share, share)))
         count.set(count + 1)
         return out
 

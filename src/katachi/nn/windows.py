@@ -80,7 +80,7 @@ def _conv(x: Node, weight: Node, *rest: Any) -> Node:
     return _with_bias(out, bias, weight.shape[0])
 
 
-CONV1D, CONV2D = Op("conv1d", _conv), Op("conv2d", _conv)
+CONV1D, CONV2D = Op("conv1d", _conv, upcast=3), Op("conv2d", _conv, upcast=3)
 
 
 @like(convolution1)
@@ -140,7 +140,7 @@ def _conv_transpose2d(x: Node, weight: Node, *rest: Any) -> Node:
     return _with_bias(out, bias, per_out * groups)
 
 
-CONV_TRANSPOSE2D = Op("conv_transpose2d", _conv_transpose2d)
+CONV_TRANSPOSE2D = Op("conv_transpose2d", _conv_transpose2d, upcast=3)
 
 
 @like(transposed)
@@ -267,7 +267,7 @@ def _avg_pool(x: Node, window: Any, stride: Any, padding: Any, ceil_mode: bool, 
     return b.divide(total, _sums(b.full(1.0, (1, *image), x.dtype, x.device), window, stride, around))
 
 
-AVG_POOL1D, AVG_POOL2D = Op("avg_pool1d", _avg_pool), Op("avg_pool2d", _avg_pool)
+AVG_POOL1D, AVG_POOL2D = Op("avg_pool1d", _avg_pool, upcast=1), Op("avg_pool2d", _avg_pool, upcast=1)
 
 
 @like(averaging1)
@@ -347,7 +347,7 @@ def _adaptive_avg_pool2d(x: Node, sizes: Any) -> Node:
     return x
 
 
-ADAPTIVE_AVG_POOL2D = Op("adaptive_avg_pool2d", _adaptive_avg_pool2d)
+ADAPTIVE_AVG_POOL2D = Op("adaptive_avg_pool2d", _adaptive_avg_pool2d, upcast=1)
 
 
 @like(adaptive)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from katachi.errors import DeviceError, DTypeError, Error
-from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
+from katachi.graph.dtypes import DType, as_dtype, float32, promote, promote_scalar
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, frames, origin
 from katachi.tensor.entry import Entry, Import, Op, Write
+from katachi.tensor.halves import HALVES, half_of, round_to, upcast
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
 from katachi.tensor.trace import SPAN, Trace, arrive, flush, let_be_computed, local
@@ -230,6 +231,7 @@ def _record(
             nodes[i] = make("stop_gradient", node) if constant else node
     present = [n for n in nodes if n is not None]
     device = _one_device(op, operands, present) if present else t.modes.device
+    half = half_of(n for n in nodes[: op.upcast or 0] if n is not None)
     ranges = []
     for place, i in enumerate(e.numbers):
         dtype = op.scalar or _scalar_dtype(op, operands, i, present)
@@ -241,6 +243,8 @@ def _record(
             ranges.append((i, -LARGEST_FLOAT, LARGEST_FLOAT, dtype.name))
     e.ranges = tuple(ranges)
     try:
+        if half is not None:
+            nodes = [n and upcast(n) for n in nodes]
         if op.contextual:
             results = op.build(t, e, fresh, nodes, *attrs)
         else:
@@ -248,6 +252,8 @@ def _record(
     except Error as error:
         raise type(error)(f"{op.name}({', '.join(map(_show, operands))}): {error}") from None
     e.nodes = results if isinstance(results, tuple) else (results,)
+    if half is not None:
+        e.nodes = tuple(round_to(half, n) for n in e.nodes)
     if not writes and not op.contextual:  # a result that is a leaf's own node would be taken for the leaf
         leafs = [n.tracked and n.primitive == "input" for n in e.nodes]
         e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, leafs, strict=True))
@@ -281,7 +287,8 @@ def _scalar_dtype(op: Op, operands: Sequence[Any], i: int, present: list[Node]) 
     for n in present[1:]:
         if n.dtype.kind != "bool" or dtype.kind == "bool":
             dtype = promote(dtype, n.dtype)
-    return promote_scalar(dtype, operands[i].__class__)
+    dtype = promote_scalar(dtype, operands[i].__class__)
+    return float32 if op.upcast is not None and dtype in HALVES else dtype
 
 
 def _show(x: Any) -> str:

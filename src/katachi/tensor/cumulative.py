@@ -13,6 +13,7 @@ from katachi.graph.primitives import constant, make
 from katachi.tensor.advanced import take_axis
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.halves import in_float32
 from katachi.tensor.indexing import sliced
 from katachi.tensor.movement import alike
 from katachi.tensor.operand import as_axis, hashable
@@ -34,7 +35,9 @@ def _cumulative(primitive: str, start: int | None) -> Callable[..., Node]:
     def build(x: Node, axis: Any, include_initial: bool = False, dtype: DType | None = None) -> Node:
         i = _axis(axis, x)
         x = x if start is None else accumulated(x, dtype)
-        out = make(primitive, x, axis=i)
+        # the only one whose gradient takes several roundings
+        exact = primitive != "cumulative_prod"
+        out = make(primitive, x, axis=i) if exact else in_float32(lambda x: make(primitive, x, axis=i), x)
         if not include_initial or start is None:
             return out
         low, none = tuple(int(a == i) for a in range(len(x.shape))), (0,) * len(x.shape)
@@ -113,7 +116,7 @@ def _diff(x: Node, *rest: Any) -> Node:
     return x
 
 
-DIFF = Op("diff", _diff)
+DIFF = Op("diff", _diff, upcast=3)
 
 
 def diff(

@@ -70,7 +70,7 @@ def _nextafter(x: Node, y: Node) -> Node:
 
 
 SIGNBIT, COPYSIGN = Op("signbit", _signbit), Op("copysign", _copysign)
-NEXTAFTER, HYPOT = Op("nextafter", _nextafter), Op("hypot", _hypot)
+NEXTAFTER, HYPOT = Op("nextafter", _nextafter), Op("hypot", _hypot, upcast=2)
 
 
 def signbit(x: Tensor[_S, Fixed], /) -> Tensor[_S, Fixed]:

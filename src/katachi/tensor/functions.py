@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _unary(name: str, primitive: str | None = None) -> Op:
-    return Op(name, lambda x: make(primitive or name, floating(x)))
+    return _of_one(name, lambda x: make(primitive or name, x))
 
 
 def _rounding(name: str, build: Callable[[Node], Node]) -> Op:
@@ -31,13 +31,13 @@ def _rounding(name: str, build: Callable[[Node], Node]) -> Op:
 
 
 def _of_one(name: str, build: Callable[[Node], Node]) -> Op:
-    return Op(name, lambda x: build(floating(x)))
+    return Op(name, lambda x: build(floating(x)), upcast=1)
 
 
 TAN, ASIN, ACOS, ATANH = _unary("tan"), _unary("asin"), _unary("acos"), _unary("atanh")
 SINH, COSH, ASINH, ACOSH = _unary("sinh"), _unary("cosh"), _unary("asinh"), _unary("acosh")
 ATAN = _of_one("atan", lambda x: make("atan2", x, b.like(x, 1.0)))
-ATAN2 = Op("atan2", lambda y, x: make("atan2", *unify(y, x, floating=True)))
+ATAN2 = Op("atan2", lambda y, x: make("atan2", *unify(y, x, floating=True)), upcast=2)
 EXPM1, LOG1P = _unary("expm1", "exponential_minus_one"), _unary("log1p", "log_plus_one")
 
 
@@ -48,7 +48,7 @@ def _logarithm(name: str, base: float) -> Op:
 LOG2, LOG10 = _logarithm("log2", 2.0), _logarithm("log10", 10.0)
 RECIPROCAL = _of_one("reciprocal", lambda x: b.divide(b.like(x, 1.0), x))
 RSQRT = _of_one("rsqrt", lambda x: b.divide(b.like(x, 1.0), make("sqrt", x)))
-SQUARE = Op("square", lambda x: make("multiply", x, x))
+SQUARE = Op("square", lambda x: make("multiply", x, x), upcast=1)
 CEIL = _rounding("ceil", lambda x: make("ceil", x))
 ROUND = _rounding("round", lambda x: make("round_nearest_even", x))
 TRUNC = _rounding("trunc", lambda x: b.select(b.compare(x, "LT", b.like(x, 0.0)), make("ceil", x), make("floor", x)))
@@ -143,7 +143,7 @@ def logaddexp_of(x: Node, y: Node) -> Node:
     return b.add(make("maximum", x, y), tail)
 
 
-LOGADDEXP = Op("logaddexp", logaddexp_of)
+LOGADDEXP = Op("logaddexp", logaddexp_of, upcast=2)
 
 
 @like(binary)
@@ -247,7 +247,7 @@ def _floor_divide(x: Node, y: Node) -> Node:
     return b.select(b.compare(y, "EQ", b.like(y, 0.0)), b.divide(x, y), quotient)
 
 
-REMAINDER, FLOOR_DIVIDE = Op("remainder", _remainder), Op("floor_divide", _floor_divide)
+REMAINDER, FLOOR_DIVIDE = Op("remainder", _remainder, upcast=2), Op("floor_divide", _floor_divide, upcast=2)
 
 
 @like(binary)

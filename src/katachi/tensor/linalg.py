@@ -44,7 +44,7 @@ def _matmul(x: Node, y: Node) -> Node:
     return b.reshape(out, shape)
 
 
-MATMUL = Op("matmul", _matmul)
+MATMUL = Op("matmul", _matmul, upcast=2)
 
 
 @like(product)

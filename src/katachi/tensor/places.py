@@ -87,7 +87,10 @@ def _update(x: Node, *rest: Any) -> Node:
 
 
 WAYS = {"set": "set", "add": "add", "multiply": "multiply", "max": "maximum", "min": "minimum"}
-CHANGES = {name: Op(f"at[...].{name}", _update, scalar=int64) for name in WAYS}
+_EXACT = ("set", "add")  # of one rounding, forward and backward
+CHANGES = {
+    name: Op(f"at[...].{name}", _update, scalar=int64, upcast=None if name in _EXACT else 1) for name in WAYS
+}
 
 
 class Place(Generic[S, G]):

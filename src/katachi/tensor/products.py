@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -120,7 +121,7 @@ def _aligned(x: Node, term: list[Label], names: list[Label]) -> Node:
     return b.reshape(x, tuple(next(sizes) if k in term else 1 for k in names))
 
 
-EINSUM = Op("einsum", _einsum, variadic=True)
+EINSUM = Op("einsum", _einsum, variadic=True, upcast=sys.maxsize)
 
 
 def einsum(equation: str, /, *xs: Any) -> Tensor[Any, Any]:
@@ -171,7 +172,8 @@ def _outer(x: Node, y: Node) -> Node:
     return b.multiply(*unify(b.reshape(x, (*x.shape, 1)), b.reshape(y, (1, *y.shape))))
 
 
-TENSORDOT, VECDOT, OUTER = Op("tensordot", _tensordot), Op("vecdot", _vecdot), Op("outer", _outer)
+TENSORDOT, VECDOT = Op("tensordot", _tensordot, upcast=2), Op("vecdot", _vecdot, upcast=2)
+OUTER = Op("outer", _outer, upcast=2)
 
 
 def tensordot(x1: Any, x2: Any, /, axes: Any = 2) -> Tensor[Any, Any]:

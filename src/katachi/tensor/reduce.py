@@ -12,6 +12,7 @@ from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.halves import in_float32
 from katachi.tensor.operand import as_axes, as_axis, floating, hashable
 from katachi.tensor.signatures import accumulation, reduction, variance, verdict
 from katachi.tensor.types import _G, Shaped, like, shape_vars
@@ -64,8 +65,8 @@ def _argmax(x: Node, axis: Any, keepdims: bool) -> Node:
 
 
 def _prod(x: Node, axis: Any, keepdims: bool, dtype: DType | None) -> Node:
-    x = accumulated(x, dtype)
-    return b.reduce("reduce_prod", x, as_axes(axis, len(x.shape)), keepdims)
+    axes = as_axes(axis, len(x.shape))
+    return in_float32(lambda x: b.reduce("reduce_prod", x, axes, keepdims), accumulated(x, dtype))
 
 
 def _deviation(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
@@ -101,11 +102,12 @@ def _truth(primitive: str) -> Any:
     return build
 
 
-SUM, MEAN, VAR = Op("sum", _sum), Op("mean", _mean), Op("var", _variance)
-MAX, MIN, ARGMAX = Op("max", _extreme("reduce_max")), Op("min", _extreme("reduce_min")), Op("argmax", _argmax)
+SUM, MEAN, VAR = Op("sum", _sum), Op("mean", _mean, upcast=1), Op("var", _variance, upcast=1)
+MAX, MIN = Op("max", _extreme("reduce_max"), upcast=1), Op("min", _extreme("reduce_min"), upcast=1)
 ANY, ALL = Op("any", _truth("reduce_or")), Op("all", _truth("reduce_and"))
-PROD, STD, ARGMIN = Op("prod", _prod), Op("std", _deviation), Op("argmin", _argmin)
-LOGSUMEXP, COUNT_NONZERO = Op("logsumexp", _logsumexp), Op("count_nonzero", _count_nonzero)
+PROD, STD = Op("prod", _prod), Op("std", _deviation, upcast=1)
+ARGMAX, ARGMIN = Op("argmax", _argmax), Op("argmin", _argmin)
+LOGSUMEXP, COUNT_NONZERO = Op("logsumexp", _logsumexp, upcast=1), Op("count_nonzero", _count_nonzero)
 
 
 @like(accumulation)
@@ -223,8 +225,6 @@ def _softmax(x: Node, axis: int) -> Node:
         return x
     e = make("exponential", shifted(x, i))
     total = b.reduce("reduce_sum", e, (i,), keepdims=True)
-    if x.dtype.itemsize < 4:  # each rounding counts
-        return b.divide(e, total)
     return b.multiply(e, b.divide(b.like(total, 1.0), total))
 
 
@@ -237,7 +237,7 @@ def log_softmax_of(x: Node, axis: int) -> Node:
     return b.subtract(s, make("log", b.reduce("reduce_sum", make("exponential", s), (i,), keepdims=True)))
 
 
-SOFTMAX, LOG_SOFTMAX = Op("softmax", _softmax), Op("log_softmax", log_softmax_of)
+SOFTMAX, LOG_SOFTMAX = Op("softmax", _softmax, upcast=1), Op("log_softmax", log_softmax_of, upcast=1)
 
 
 @shape_vars("*A, D")
