@@ -91,7 +91,7 @@ def _rms_norm(x: Node, *rest: Any) -> Node:
     return in_float32(formula, x)
 
 
-RMS_NORM = Op("rms_norm", _rms_norm)
+RMS_NORM = Op("rms_norm", _rms_norm, upcast=0)
 
 
 def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
@@ -150,5 +150,5 @@ def _batch_norm_fixed(x: Node, mean: Node, variance: Node, *rest: Any) -> Node:
     return _rescale(out, tuple(affine), shape)
 
 
-BATCH_NORM, BATCH_NORM_FIXED = Op("batch_norm", _batch_norm), Op("batch_norm", _batch_norm_fixed, upcast=1)
+BATCH_NORM, BATCH_NORM_FIXED = Op("batch_norm", _batch_norm, upcast=0), Op("batch_norm", _batch_norm_fixed, upcast=1)
 RUNNING = Op("batch_norm", _running, upcast=1)

@@ -35,8 +35,7 @@ def _cumulative(primitive: str, start: int | None) -> Callable[..., Node]:
     def build(x: Node, axis: Any, include_initial: bool = False, dtype: DType | None = None) -> Node:
         i = _axis(axis, x)
         x = x if start is None else accumulated(x, dtype)
-        # the only one whose gradient takes several roundings
-        exact = primitive != "cumulative_prod"
+        exact = primitive != "cumulative_prod"  # the only one whose gradient takes several roundings
         out = make(primitive, x, axis=i) if exact else in_float32(lambda x: make(primitive, x, axis=i), x)
         if not include_initial or start is None:
             return out
@@ -47,7 +46,7 @@ def _cumulative(primitive: str, start: int | None) -> Callable[..., Node]:
 
 
 CUMULATIVE_SUM = Op("cumulative_sum", _cumulative("cumulative_sum", 0))
-CUMULATIVE_PROD = Op("cumulative_prod", _cumulative("cumulative_prod", 1))
+CUMULATIVE_PROD = Op("cumulative_prod", _cumulative("cumulative_prod", 1), upcast=0)
 CUMULATIVE_MAX = Op("cumulative_max", _cumulative("cumulative_max", None))
 CUMULATIVE_MIN = Op("cumulative_min", _cumulative("cumulative_min", None))
 

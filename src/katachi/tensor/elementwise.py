@@ -303,7 +303,7 @@ RELU, LEAKY_RELU = (
     Op("relu", _relu),
     Op("leaky_relu", lambda x, s: _leaky_relu(floating(x), b.convert(s, floating(x).dtype)), upcast=1),
 )
-GELU = Op("gelu", _gelu)
+GELU = Op("gelu", _gelu, upcast=0)
 
 
 def relu(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:

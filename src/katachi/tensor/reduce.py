@@ -105,7 +105,7 @@ def _truth(primitive: str) -> Any:
 SUM, MEAN, VAR = Op("sum", _sum), Op("mean", _mean, upcast=1), Op("var", _variance, upcast=1)
 MAX, MIN = Op("max", _extreme("reduce_max"), upcast=1), Op("min", _extreme("reduce_min"), upcast=1)
 ANY, ALL = Op("any", _truth("reduce_or")), Op("all", _truth("reduce_and"))
-PROD, STD = Op("prod", _prod), Op("std", _deviation, upcast=1)
+PROD, STD = Op("prod", _prod, upcast=0), Op("std", _deviation, upcast=1)
 ARGMAX, ARGMIN = Op("argmax", _argmax), Op("argmin", _argmin)
 LOGSUMEXP, COUNT_NONZERO = Op("logsumexp", _logsumexp, upcast=1), Op("count_nonzero", _count_nonzero)
 
