@@ -65,7 +65,7 @@ LAYER_NORM = Op("layer_norm", _layer_norm, upcast=1)
 
 def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(variance + eps) over the last axes, times weight, plus bias (Ba et al., 2016). Raises
-    ShapeError, ValueError for a negative eps.
+    ShapeError, ValueError for a negative eps. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.layer_norm(kt.tensor([[1.0, 3.0]]), 2, eps=0.0).tolist()
@@ -96,7 +96,8 @@ RMS_NORM = Op("rms_norm", _rms_norm, upcast=0)
 
 def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
     """x / sqrt(mean of squares + eps) over the last axes, times weight (Zhang and Sennrich, 2019). Without `eps` it is
-    the dtype's machine epsilon. Raises ShapeError, ValueError for a negative eps.
+    the dtype's machine epsilon. Raises ShapeError, ValueError for a negative eps. Half types are computed in float32
+    and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.rms_norm(kt.tensor([[1.0, 7.0]]), 2, eps=0.0).numpy().round(3).tolist()

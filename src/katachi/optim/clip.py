@@ -15,8 +15,8 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0) ->
     """Scale all gradients together so that their common norm, of order `norm_type` (`math.inf` takes the largest
     element), is at most `max_norm`; returns the norm before.
 
-    Nothing is computed here: scaling joins the step's program. Raises ValueError for a negative norm or order,
-    GradientError when no parameter has a gradient.
+    Nothing is computed here: scaling joins the step's program. Half types are computed in float32 and rounded once; the
+    norm is float32. Raises ValueError for a negative norm or order, GradientError when no parameter has a gradient.
 
     >>> import katachi as kt
     >>> v = kt.variable([3.0, 4.0]); (v * v).sum().backward()

@@ -69,7 +69,8 @@ def cumulative_sum(
 def cumulative_prod(
     x: Tensor[Any, _G], /, axis: int | None = None, *, dtype: Any = None, include_initial: bool = False
 ) -> Tensor[Any, _G]:
-    """At each place along an axis the product up to it, as cumulative_sum. Its gradient is right at zeros as well.
+    """At each place along an axis the product up to it, as cumulative_sum. Its gradient is right at zeros as well. Half
+    types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.cumulative_prod(kt.tensor([1, 2, 3]), include_initial=True).tolist()
@@ -121,7 +122,8 @@ DIFF = Op("diff", _diff, upcast=3)
 def diff(
     x: Tensor[Any, _G], /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None
 ) -> Tensor[Any, _G]:
-    """The differences of neighbours along an axis, taken n times over; unsigned integers wrap around.
+    """The differences of neighbours along an axis, taken n times over; unsigned integers wrap around. Half types are
+    computed in float32 and rounded once.
 
     `prepend` and `append` are joined to x first. Raises ShapeError, DTypeError for bools.
 

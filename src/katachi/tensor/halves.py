@@ -1,4 +1,4 @@
-"""float16 and bfloat16 are for storage: an operation that would round several times computes in float32 and rounds once.
+"""float16 and bfloat16 are for storage: an operation of several roundings computes in float32 and rounds once.
 
 Its derivatives do too: they are those of the float32 nodes, and the conversion back rounds each gradient once.
 """

@@ -123,20 +123,22 @@ def sum(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = Fals
 
 @like(reduction)
 def mean(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The arithmetic mean over an axis, several, or all; NaN of nothing."""
+    """The arithmetic mean over an axis, several, or all; NaN of nothing. Half types are computed in float32 and rounded
+    once."""
     return apply(MEAN, (x,), (hashable(axis), keepdims))
 
 
 @like(variance)
 def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
     """The variance over an axis, several, or all: squared distances from the mean, divided by their number less
-    `correction`."""
+    `correction`. Half types are computed in float32 and rounded once."""
     return apply(VAR, (x,), (hashable(axis), keepdims, correction))
 
 
 @like(reduction)
 def max(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The largest value over an axis, several, or all; NaN if there is one. Ties share the gradient.
+    """The largest value over an axis, several, or all; NaN if there is one. Ties share the gradient. Half types are
+    computed in float32 and rounded once.
 
     Raises ShapeError over an empty axis.
     """
@@ -145,7 +147,8 @@ def max(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
 
 @like(reduction)
 def min(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The smallest value over an axis, several, or all; NaN if there is one. Ties share the gradient."""
+    """The smallest value over an axis, several, or all; NaN if there is one. Ties share the gradient. Half types are
+    computed in float32 and rounded once."""
     return apply(MIN, (x,), (hashable(axis), keepdims))
 
 
@@ -169,7 +172,7 @@ def argmin(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any
 @like(accumulation)
 def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = False) -> Any:
     """The product over an axis, several, or all, in `dtype` if it is given, else integers in 64 bits. Its gradient is
-    right at zeros as well.
+    right at zeros as well. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.tensor([[1, 2], [3, 4]]).prod(0).tolist()
@@ -180,13 +183,14 @@ def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = Fal
 
 @like(variance)
 def std(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
-    """The standard deviation: the square root of `var`."""
+    """The standard deviation: the square root of `var`. Half types are computed in float32 and rounded once."""
     return apply(STD, (x,), (hashable(axis), keepdims, correction))
 
 
 @like(reduction)
 def logsumexp(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) over an axis, several, or all, where the exponentials may overflow; -inf of nothing.
+    """log(sum(exp(x))) over an axis, several, or all, where the exponentials may overflow; -inf of nothing. Half types
+    are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.logsumexp(kt.tensor([1000.0, -1000.0])).item()
@@ -244,7 +248,7 @@ SOFTMAX, LOG_SOFTMAX = Op("softmax", _softmax, upcast=1), Op("log_softmax", log_
 def softmax(
     x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"] = -1
 ) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
-    """exp(x), divided by its sum along the axis.
+    """exp(x), divided by its sum along the axis. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.tensor([0.0, 0.0]).softmax().tolist()
@@ -257,5 +261,5 @@ def softmax(
 def log_softmax(
     x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"] = -1
 ) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
-    """The logarithm of softmax, without computing it."""
+    """The logarithm of softmax, without computing it. Half types are computed in float32 and rounded once."""
     return apply(LOG_SOFTMAX, (x,), (hashable(axis),))
