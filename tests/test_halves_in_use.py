@@ -101,6 +101,18 @@ def test_batch_norm_in_training_and_evaluation(dtype: DType, device: str) -> Non
         check(norm(kt.tensor(x, dtype=dtype)).freeze(), (x - m) / np.sqrt(v + 1e-5), dtype, along=(0,))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@each_half
+def test_gradients_of_many_uses_add_up_in_float32(dtype: DType, device: str) -> None:
+    """1000 ones, each added to the others, are 256 in bfloat16."""
+    with kt.device(device):
+        w = kt.variable(1.0, dtype=dtype)
+        total, _ = kt.scan(lambda c, x: (c + w * x, c), kt.tensor(0.0, dtype=dtype), kt.ones(1000, dtype=dtype))
+        assert kt.gradients(total, [w])[w].item() == 1000
+        uses = [w * 1.0 for _ in range(1000)]
+        assert kt.gradients(kt.stack(uses).sum(), [w])[w].item() == 1000
+
+
 OPTIMISERS: dict[str, tuple[Any, dict[str, float]]] = {
     "SGD": (optim.SGD, {}),
     "SGD with momentum": (optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),

@@ -12,7 +12,8 @@ from katachi.compiler import products
 from katachi.compiler.simplify import simpler
 from katachi.errors import GradientError
 from katachi.graph.attention import FIRST_MASK, composed
-from katachi.graph.dtypes import bfloat16, float16, float32
+from katachi.graph.dtypes import float32
+from katachi.graph.halves import HALVES
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import MARKS, RULES, make
 from katachi.kernels import attention, matmul
@@ -64,7 +65,7 @@ def lift_barriers(outputs: Outputs) -> list[Node]:
 def _for_kernels(node: Node, inputs: Sequence[Node]) -> Node | None:
     """A node that the device has no kernel for, as nodes it has kernels for; None of the others."""
     primitive, attrs, half = node.primitive, node.attrs, inputs[0].dtype if inputs else None
-    if node.device != "reference" and half in (float16, bfloat16) and primitive in ADDS_UP:
+    if node.device != "reference" and half in HALVES and primitive in ADDS_UP:
         wide = [make("convert", x, dtype=float32) if x.dtype is half else x for x in inputs]
         made = make(primitive, *wide, **attrs)
         made.site, made.group = node.site, node.group
@@ -84,7 +85,7 @@ def _widened(x: Node) -> bool:
     """Whether a float32 operand is a view of halves."""
     while x.primitive in ("transpose", "broadcast_in_dim", "reshape"):
         x = x.inputs[0]
-    return x.primitive == "convert" and x.inputs[0].dtype in (float16, bfloat16)
+    return x.primitive == "convert" and x.inputs[0].dtype in HALVES
 
 
 def compose(outputs: Outputs) -> list[Node]:

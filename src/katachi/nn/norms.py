@@ -8,12 +8,12 @@ from ml_dtypes import finfo
 
 from katachi.errors import ShapeError
 from katachi.graph import build as b
+from katachi.graph.halves import in_float32, upcast
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.halves import in_float32, upcast
 from katachi.tensor.operand import as_shape, floating, unify
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from katachi.graph import build as b
+from katachi.graph.halves import upcast
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.tensor.entry import Op
-from katachi.tensor.halves import upcast
 
 Update = Callable[..., tuple[Node, ...]]
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from katachi.errors import DeviceError, DTypeError, Error
 from katachi.graph.dtypes import DType, as_dtype, float32, promote, promote_scalar
+from katachi.graph.halves import HALVES, half_of, round_to, upcast
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, frames, origin
 from katachi.tensor.entry import Entry, Import, Op, Write
-from katachi.tensor.halves import HALVES, half_of, round_to, upcast
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.tensor.tape import Tape
 from katachi.tensor.trace import SPAN, Trace, arrive, flush, let_be_computed, local

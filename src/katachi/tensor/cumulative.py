@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, bool_, int64
+from katachi.graph.halves import in_float32
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.tensor.advanced import take_axis
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.halves import in_float32
 from katachi.tensor.indexing import sliced
 from katachi.tensor.movement import alike
 from katachi.tensor.operand import as_axis, hashable

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from katachi.errors import DTypeError
 from katachi.graph import build as b
 from katachi.graph.dtypes import as_dtype, bool_
+from katachi.graph.halves import HALVES, in_float32
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.halves import HALVES, in_float32
 from katachi.tensor.operand import floating, unify
 from katachi.tensor.signatures import binary, choice, comparison
 from katachi.tensor.types import _G, _S, Fixed, like

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, bool_, int64, uint8, uint64
+from katachi.graph.halves import in_float32
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.halves import in_float32
 from katachi.tensor.operand import as_axes, as_axis, floating, hashable
 from katachi.tensor.signatures import accumulation, reduction, variance, verdict
 from katachi.tensor.types import _G, Shaped, like, shape_vars
