@@ -264,7 +264,7 @@ def _leaky_relu(x: Node, slope: Node) -> Node:
 def _gelu(x: Node, approximate: str) -> Node:
     x = floating(x)
     if x.dtype in HALVES:
-        return in_float32(lambda x: b.multiply(x, _SHARES[approximate](x)), x)
+        return in_float32(lambda x: b.multiply(x, _CDF[approximate](x)), x)
     if approximate == "tanh":
         return b.multiply(b.scale(x, 0.5), b.shift(make("tanh", _inner(x)), 1.0))
     return b.multiply(b.scale(x, 0.5), b.shift(make("erf", b.scale(x, math.sqrt(0.5))), 1.0))
@@ -282,11 +282,11 @@ _TAIL = (
 )  # fmt: skip
 
 
-def _normal_share(x: Node) -> Node:
+def _normal_cdf(x: Node) -> Node:
     """The normal distribution's cumulative function. Far below zero a half still has digits of it, where 1 + erf has
     lost all of float32's."""
     below = b.compare(x, "LT", b.like(x, 0.0))
-    z = b.scale(b.select(below, make("negate", x), x), math.sqrt(0.5))
+    z = b.multiply(x, b.select(below, b.like(x, -math.sqrt(0.5)), b.like(x, math.sqrt(0.5))))
     t = b.divide(b.like(z, 1.0), b.shift(b.scale(z, 0.5), 1.0))
     p = b.like(t, _TAIL[-1])
     for coefficient in _TAIL[-2::-1]:
@@ -295,13 +295,13 @@ def _normal_share(x: Node) -> Node:
     return b.select(below, tail, b.subtract(b.like(tail, 1.0), tail))
 
 
-def _tanh_share(x: Node) -> Node:
-    """(1 + tanh(inner)) / 2 in words that cancel nowhere; beyond 30 it is 0 or 1, and the cube might be infinite."""
+def _tanh_cdf(x: Node) -> Node:
+    """(1 + tanh(inner)) / 2 as a sigmoid, where nothing cancels; beyond 30 it is 0 or 1, but the cube may be infinite."""
     near = make("maximum", make("minimum", x, b.like(x, 30.0)), b.like(x, -30.0))
     return make("logistic", b.scale(_inner(near), 2.0))
 
 
-_SHARES = {"none": _normal_share, "tanh": _tanh_share}
+_CDF = {"none": _normal_cdf, "tanh": _tanh_cdf}
 
 
 RELU, LEAKY_RELU = (
