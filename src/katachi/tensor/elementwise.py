@@ -296,7 +296,7 @@ def _normal_cdf(x: Node) -> Node:
 
 
 def _tanh_cdf(x: Node) -> Node:
-    """(1 + tanh(inner)) / 2 as a sigmoid, where nothing cancels; beyond 30 it is 0 or 1, but the cube may be infinite."""
+    """(1 + tanh(inner)) / 2 as a sigmoid, which cancels nowhere; beyond 30 it is 0 or 1, but a cube may be infinite."""
     near = make("maximum", make("minimum", x, b.like(x, 30.0)), b.like(x, -30.0))
     return make("logistic", b.scale(_inner(near), 2.0))
 
