@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from katachi.graph import build as b
-from katachi.graph.dtypes import DType, bfloat16, float16, float32, promote
+from katachi.graph.dtypes import DType, bfloat16, float16, float32
 from katachi.graph.node import Node
 
 HALVES = (float16, bfloat16)
@@ -30,8 +30,6 @@ def in_float32(formula: Callable[[Node], Node], x: Node) -> Node:
 
 
 def half_of(operands: Iterable[Node]) -> DType | None:
-    """The half that the operands promote to, or None."""
-    found: DType | None = None
-    for x in operands:
-        found = x.dtype if found is None else promote(found, x.dtype)
-    return found if found in HALVES else None
+    """The half that the operands promote to, or None: integers and bools give way to it, and two halves to float32."""
+    floats = {x.dtype for x in operands if x.dtype.is_floating}
+    return floats.pop() if len(floats) == 1 and not floats.isdisjoint(HALVES) else None
