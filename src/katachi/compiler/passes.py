@@ -12,7 +12,8 @@ from katachi.compiler import products
 from katachi.compiler.simplify import simpler
 from katachi.errors import GradientError
 from katachi.graph.attention import FIRST_MASK, composed
-from katachi.graph.dtypes import bfloat16, float16, float32
+from katachi.graph.dtypes import float32
+from katachi.graph.halves import HALVES
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import MARKS, RULES, make
 from katachi.kernels import attention, matmul
@@ -64,18 +65,27 @@ def lift_barriers(outputs: Outputs) -> list[Node]:
 def _for_kernels(node: Node, inputs: Sequence[Node]) -> Node | None:
     """A node that the device has no kernel for, as nodes it has kernels for; None of the others."""
     primitive, attrs, half = node.primitive, node.attrs, inputs[0].dtype if inputs else None
-    if node.device != "reference" and half in (float16, bfloat16) and primitive in ADDS_UP:
+    if node.device != "reference" and half in HALVES and primitive in ADDS_UP:
         wide = [make("convert", x, dtype=float32) if x.dtype is half else x for x in inputs]
-        vector = primitive == "dot_general" and products.of_a_vector(wide, attrs)
-        made = products.as_sums(wide, attrs) if vector else make(primitive, *wide, **attrs)
+        made = make(primitive, *wide, **attrs)
         made.site, made.group = node.site, node.group
         made = _for_kernels(made, wide) or made
         return made if node.dtype is float32 else make("convert", made, dtype=node.dtype)
     if primitive in FIRST_MASK and node.device != "reference" and not attention.suits(node):
         return composed(primitive, inputs, attrs)
-    if primitive == "dot_general" and node.device != "reference" and not matmul.suits(node):
-        return products.as_matrices(inputs, attrs, node.shape)
+    if primitive == "dot_general" and node.device != "reference":
+        if any(map(_widened, inputs)) and products.of_a_vector(inputs, attrs):
+            return products.as_sums(inputs, attrs)  # a matrix of halves is read as it is
+        if not matmul.suits(node):
+            return products.as_matrices(inputs, attrs, node.shape)
     return None
+
+
+def _widened(x: Node) -> bool:
+    """Whether a float32 operand is a view of halves."""
+    while x.primitive in ("transpose", "broadcast_in_dim", "reshape"):
+        x = x.inputs[0]
+    return x.primitive == "convert" and x.inputs[0].dtype in HALVES
 
 
 def compose(outputs: Outputs) -> list[Node]:

@@ -34,7 +34,7 @@ def _attention(q: Node, k: Node, v: Node, *rest: Any) -> Node:
     return product(weights(x), v, (-1, -2))
 
 
-ATTENTION = Op("scaled_dot_product_attention", _attention)
+ATTENTION = Op("scaled_dot_product_attention", _attention, upcast=3)
 
 
 def scaled_dot_product_attention(
@@ -43,7 +43,7 @@ def scaled_dot_product_attention(
     """softmax(query key^T scale) value, for query (..., T, E), key (..., S, E), value (..., S, F) (Vaswani et al.,
     2017); `scale` is 1 / sqrt(E) unless given. `attn_mask` broadcasts to (..., T, S): bool, true where a query may
     look, or floating, added before the softmax; a query that may look at nothing gets zeros. `is_causal` lets position
-    t look at s <= t. Raises ShapeError, DTypeError.
+    t look at s <= t. Raises ShapeError, DTypeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> x = kt.ones((1, 3, 4)); kt.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True).shape

@@ -30,8 +30,9 @@ class _Classes(Module):
 
 
 class CrossEntropyLoss(_Classes):
-    """`functional.cross_entropy` with its settings: logits (N, C, ...) and class numbers (N, ...), or probabilities
-    (N, C, ...), give a scalar. For logits (B, T, V) say axis=-1. Raises what the function does.
+    """`functional.cross_entropy` with its settings: logits (N, C, ...) and class numbers (N, ...), or probabilities (N,
+    C, ...), give a scalar. For logits (B, T, V) say axis=-1. Raises what the function does. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> round(kt.nn.CrossEntropyLoss(ignore_index=0)(kt.zeros((2, 10)), kt.tensor([3, 0])).item(), 4)
@@ -60,7 +61,7 @@ class CrossEntropyLoss(_Classes):
 
 class NLLLoss(_Classes):
     """`functional.nll_loss` with its settings: logarithms of probabilities (N, C, ...) and class numbers (N, ...) give
-    a scalar. Raises what the function does.
+    a scalar. Raises what the function does. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.NLLLoss()(kt.tensor([[-1.0, -2.0]]), kt.tensor([1])).item()
@@ -92,7 +93,7 @@ class _Distance(Module):
 
 class MSELoss(_Distance):
     """The mean of squared differences of two tensors of one shape: a scalar, or with reduction="none" that shape.
-    Raises ShapeError.
+    Raises ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.MSELoss(reduction="sum")(kt.ones(2), kt.zeros(2)).item()
@@ -104,7 +105,8 @@ class MSELoss(_Distance):
 
 
 class L1Loss(_Distance):
-    """The mean of absolute differences of two tensors of one shape. Raises ShapeError.
+    """The mean of absolute differences of two tensors of one shape. Raises ShapeError. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.L1Loss()(kt.tensor([3.0, 0.0]), kt.ones(2)).item()
@@ -117,7 +119,7 @@ class L1Loss(_Distance):
 
 class SmoothL1Loss(_Distance):
     """`functional.smooth_l1_loss` with its settings: squared differences below beta, absolute ones above. Raises
-    ShapeError.
+    ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.SmoothL1Loss(beta=2.0)(kt.tensor([1.0]), kt.tensor([0.0])).item()
@@ -134,7 +136,7 @@ class SmoothL1Loss(_Distance):
 
 class BCEWithLogitsLoss(_Distance):
     """`functional.binary_cross_entropy_with_logits` with its settings: logits and targets between 0 and 1 of one shape.
-    Raises ShapeError.
+    Raises ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> round(kt.nn.BCEWithLogitsLoss()(kt.zeros(2), kt.ones(2)).item(), 4)

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 def softmax(
     x: Tensor[Shaped[Any, "A"], _G], dim: Shaped[int, "D"] = -1
 ) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
-    """exp(x), divided by its sum along `dim`."""
+    """exp(x), divided by its sum along `dim`. Half types are computed in float32 and rounded once."""
     return apply(reduce.SOFTMAX, (x,), (dim,))
 
 
@@ -60,15 +60,15 @@ def softmax(
 def log_softmax(
     x: Tensor[Shaped[Any, "A"], _G], dim: Shaped[int, "D"] = -1
 ) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
-    """The logarithm of softmax along `dim`."""
+    """The logarithm of softmax along `dim`. Half types are computed in float32 and rounded once."""
     return apply(reduce.LOG_SOFTMAX, (x,), (dim,))
 
 
-SILU = Op("silu", lambda x: b.multiply(x := floating(x), make("logistic", x)))
+SILU = Op("silu", lambda x: b.multiply(x := floating(x), make("logistic", x)), upcast=1)
 
 
 def silu(x: Tensor[_S, _G]) -> Tensor[_S, _G]:
-    """x / (1 + exp(-x)) (Elfwing et al., 2018).
+    """x / (1 + exp(-x)) (Elfwing et al., 2018). Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> round(kt.nn.functional.silu(kt.tensor(1.0)).item(), 4)
@@ -92,12 +92,13 @@ def _linear(x: Node, weight: Node, *bias: Node) -> Node:
     return b.add(out, bias[0])
 
 
-LINEAR = Op("linear", _linear)
+LINEAR = Op("linear", _linear, upcast=3)
 
 
 @like(affine)
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """x @ weight.T + bias: x (..., in), weight (out, in), bias (out,). Raises ShapeError.
+    """x @ weight.T + bias: x (..., in), weight (out, in), bias (out,). Raises ShapeError. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.linear(kt.ones((2, 3)), kt.ones((4, 3))).shape
@@ -112,14 +113,15 @@ def _dropout(x: Node, seed: Node, call: Node, p: float) -> Node:
     return b.select(kept, b.scale(x, 1.0 / (1.0 - p)), b.like(x, 0.0))
 
 
-DROPOUT = Op("dropout", _dropout, scalar=uint64)
+DROPOUT = Op("dropout", _dropout, scalar=uint64, upcast=1)
 
 
 def dropout(
     x: Tensor[_S, _G], p: float = 0.5, training: bool = True, generator: Generator | None = None
 ) -> Tensor[_S, _G]:
     """Each element zero with probability p, the others scaled by 1 / (1 - p) (Srivastava et al., 2014). The mask
-    depends on the generator's state alone, so it is the same on every device. Raises ValueError unless 0 <= p <= 1."""
+    depends on the generator's state alone, so it is the same on every device. Raises ValueError unless 0 <= p <= 1.
+    Half types are computed in float32 and rounded once."""
     check_probability("dropout", p)
     if not training or p == 0.0:
         return x

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @shape_vars("I, O")
 class Linear(Module):
-    """x @ weight.T + bias on the last axis. Starts as PyTorch's: uniform within 1 / sqrt(in_features).
+    """x @ weight.T + bias on the last axis. Starts as PyTorch's: uniform within 1 / sqrt(in_features). Half types are
+    computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.Linear(3, 4)(kt.ones((2, 3))).shape

@@ -104,7 +104,7 @@ def _cross_entropy(x: Node, target: Node, *rest: Any) -> Node:
     return _reduced(make("negate", b.reduce("reduce_sum", b.multiply(log_p, target), (i,))), reduction)
 
 
-CROSS_ENTROPY = Op("cross_entropy", _cross_entropy)
+CROSS_ENTROPY = Op("cross_entropy", _cross_entropy, upcast=2)
 
 
 @like(classification)
@@ -122,7 +122,8 @@ def cross_entropy(
     the logits without that axis, or probabilities shaped as the logits. `weight` has one factor a class, and the mean
     is over the factors; a target that is `ignore_index` does not count (a mean over none is NaN); `label_smoothing`
     mixes the targets with the even distribution (Szegedy et al., 2016). Raises ShapeError, DTypeError, ValueError and,
-    when computed, IndexBoundsError for a class that does not exist.
+    when computed, IndexBoundsError for a class that does not exist. Half types are computed in float32 and rounded
+    once.
 
     >>> import katachi as kt
     >>> round(kt.nn.functional.cross_entropy(kt.zeros((2, 10)), kt.tensor([3, 4])).item(), 4)
@@ -147,7 +148,7 @@ def _nll(log_p: Node, target: Node, *rest: Any) -> Node:
     return _picked(log_p, target, weight, i, reduction, ignore, 0.0)
 
 
-NLL = Op("nll_loss", _nll)
+NLL = Op("nll_loss", _nll, upcast=1)
 
 
 @like(likelihood)
@@ -155,7 +156,7 @@ def nll_loss(
     log_p: Any, target: Any, weight: Any = None, *, axis: int = 1, reduction: str = "mean", ignore_index: int = -100
 ) -> Any:
     """-log_p at the target class, averaged, where log_p are logarithms of probabilities: what cross_entropy does behind
-    its softmax, with the same arguments and errors.
+    its softmax, with the same arguments and errors. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.nll_loss(kt.tensor([[-1.0, -2.0], [-3.0, -4.0]]), kt.tensor([0, 1])).item()
@@ -205,15 +206,17 @@ def _bce(x: Node, target: Node, *rest: Any) -> Node:
 
 
 MSE, L1 = (
-    Op("mse_loss", _of_distance(lambda off: b.multiply(off, off))),
-    Op("l1_loss", _of_distance(lambda off: make("abs", off))),
+    Op("mse_loss", _of_distance(lambda off: b.multiply(off, off)), upcast=2),
+    Op("l1_loss", _of_distance(lambda off: make("abs", off)), upcast=2),
 )
-SMOOTH_L1, BCE = Op("smooth_l1_loss", _of_distance(_smooth)), Op("binary_cross_entropy_with_logits", _bce)
+SMOOTH_L1 = Op("smooth_l1_loss", _of_distance(_smooth), upcast=2)
+BCE = Op("binary_cross_entropy_with_logits", _bce, upcast=2)
 
 
 @like(distance)
 def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
     """The mean of squared differences. Raises ShapeError unless the shapes are equal: broadcasting hides mistakes here.
+    Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.mse_loss(kt.ones(2), kt.zeros(2)).item()
@@ -225,7 +228,8 @@ def mse_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 @like(distance)
 def l1_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
-    """The mean of absolute differences. Raises ShapeError unless the shapes are equal.
+    """The mean of absolute differences. Raises ShapeError unless the shapes are equal. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.l1_loss(kt.tensor([3.0, 0.0]), kt.ones(2)).item()
@@ -237,7 +241,8 @@ def l1_loss(x: Any, target: Any, *, reduction: str = "mean") -> Any:
 
 def smooth_l1_loss(x: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """The mean of d^2 / (2 beta) where the difference d is below beta, |d| - beta / 2 elsewhere (Girshick, 2015).
-    Raises ShapeError unless the shapes are equal, ValueError for a negative beta.
+    Raises ShapeError unless the shapes are equal, ValueError for a negative beta. Half types are computed in float32
+    and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.smooth_l1_loss(kt.tensor([3.0, 0.0]), kt.zeros(2), reduction="none").tolist()
@@ -254,6 +259,7 @@ def binary_cross_entropy_with_logits(
 ) -> Any:
     """-target log p - (1 - target) log(1 - p), averaged, where p = sigmoid(x): targets are 0, 1 or between, shaped as
     x. `weight` scales the losses and `pos_weight` the part of the positive targets; both broadcast. Raises ShapeError.
+    Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> round(kt.nn.functional.binary_cross_entropy_with_logits(kt.zeros(2), kt.tensor([0.0, 1.0])).item(), 4)

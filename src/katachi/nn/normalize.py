@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from katachi.errors import ShapeError
 from katachi.nn.module import Buffer, Module, Parameter, check_positive
-from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, check_eps, layer_norm, rms_norm
+from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, RUNNING, check_eps, layer_norm, rms_norm
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import ones, zeros
 from katachi.tensor.operand import as_shape
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @shape_vars("D")
 class LayerNorm(Module):
-    """Normalises over the last axes, with a learned scale and shift (Ba et al., 2016): `functional.layer_norm` of
-    (..., *normalized_shape). Raises ShapeError.
+    """Normalises over the last axes, with a learned scale and shift (Ba et al., 2016): `functional.layer_norm` of (...,
+    *normalized_shape). Raises ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.LayerNorm(4)(kt.rand(2, 4)).shape
@@ -55,7 +55,8 @@ class LayerNorm(Module):
 @shape_vars("D")
 class RMSNorm(Module):
     """Divides by the root of the mean square over the last axes, with a learned scale (Zhang and Sennrich, 2019):
-    `functional.rms_norm` of (..., *normalized_shape). Raises ShapeError.
+    `functional.rms_norm` of (..., *normalized_shape). Raises ShapeError. Half types are computed in float32 and rounded
+    once.
 
     >>> import katachi as kt
     >>> kt.nn.RMSNorm(4)(kt.rand(2, 4)).shape
@@ -120,8 +121,8 @@ class _BatchNorm(Module):
             return apply(BATCH_NORM_FIXED, (x, mean, variance, *affine), (self.eps,))
         out, batch_mean, batch_variance = apply(BATCH_NORM, (x, *affine), (self.eps,), many=True)
         share = 1 / (count + 1) if self.momentum is None else self.momentum
-        mean.set(mean * (1.0 - share) + batch_mean * share)
-        variance.set(variance * (1.0 - share) + batch_variance * share)
+        mean.set(apply(RUNNING, (mean, batch_mean, 1.0 - share, share)))
+        variance.set(apply(RUNNING, (variance, batch_variance, 1.0 - share, share)))
         count.set(count + 1)
         return out
 
@@ -133,7 +134,7 @@ class _BatchNorm(Module):
 
 class BatchNorm1d(_BatchNorm):
     """Normalises (N, C) or (N, C, L) per channel (Ioffe and Szegedy, 2015), as BatchNorm2d does images. Raises
-    ShapeError.
+    ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.BatchNorm1d(3)(kt.rand(4, 3)).shape
@@ -148,7 +149,7 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     """Normalises images (N, C, H, W) per channel (Ioffe and Szegedy, 2015): by the batch in training, when running
     statistics follow it with `momentum` (None: their plain average); by these in evaluation, unless
-    `track_running_stats` is False. Raises ShapeError.
+    `track_running_stats` is False. Raises ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.BatchNorm2d(3)(kt.rand(2, 3, 4, 4)).shape

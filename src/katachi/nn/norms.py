@@ -8,12 +8,13 @@ from ml_dtypes import finfo
 
 from katachi.errors import ShapeError
 from katachi.graph import build as b
+from katachi.graph.halves import in_float32, upcast
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.operand import as_shape, floating
+from katachi.tensor.operand import as_shape, floating, unify
 
 
 def _standardise(x: Node, axes: tuple[int, ...], eps: float) -> tuple[Node, Node, Node]:
@@ -59,12 +60,12 @@ def _layer_norm(x: Node, *rest: Any) -> Node:
     return b.add(out, b.convert(affine[0], x.dtype)) if affine else out
 
 
-LAYER_NORM = Op("layer_norm", _layer_norm)
+LAYER_NORM = Op("layer_norm", _layer_norm, upcast=1)
 
 
 def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(variance + eps) over the last axes, times weight, plus bias (Ba et al., 2016). Raises
-    ShapeError, ValueError for a negative eps.
+    ShapeError, ValueError for a negative eps. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.layer_norm(kt.tensor([[1.0, 3.0]]), 2, eps=0.0).tolist()
@@ -79,19 +80,24 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
 def _rms_norm(x: Node, *rest: Any) -> Node:
     *affine, shape, eps = rest
     x, axes = floating(x), _last_axes(x, shape, affine)
-    square = b.reduce("reduce_sum", b.multiply(x, x), axes, keepdims=True)
-    square = b.divide(square, b.like(square, float(count(shape))))
     least = float(finfo(x.dtype.numpy).eps) if eps is None else eps
-    out = b.multiply(x, _inverse_root(square, least))
-    return b.multiply(out, b.convert(affine[0], x.dtype)) if affine else out
+
+    def formula(x: Node) -> Node:
+        square = b.reduce("reduce_sum", b.multiply(x, x), axes, keepdims=True)
+        square = b.divide(square, b.like(square, float(count(shape))))
+        out = b.multiply(x, _inverse_root(square, least))
+        return b.multiply(out, b.convert(affine[0], x.dtype)) if affine else out
+
+    return in_float32(formula, x)
 
 
-RMS_NORM = Op("rms_norm", _rms_norm)
+RMS_NORM = Op("rms_norm", _rms_norm, upcast=0)
 
 
 def rms_norm(x: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:
     """x / sqrt(mean of squares + eps) over the last axes, times weight (Zhang and Sennrich, 2019). Without `eps` it is
-    the dtype's machine epsilon. Raises ShapeError, ValueError for a negative eps.
+    the dtype's machine epsilon. Raises ShapeError, ValueError for a negative eps. Half types are computed in float32
+    and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.rms_norm(kt.tensor([[1.0, 7.0]]), 2, eps=0.0).numpy().round(3).tolist()
@@ -116,9 +122,11 @@ def _rescale(out: Node, affine: tuple[Node, ...], shape: tuple[int, ...]) -> Nod
 
 
 def _batch_norm(x: Node, *rest: Any) -> tuple[Node, Node, Node]:
-    """Normalised by the batch, and the batch's mean and unbiased variance per channel."""
+    """Normalised by the batch, and the batch's mean and unbiased variance per channel: of halves in float32, because
+    the running statistics may be, and a variance is large where a half is not."""
     *affine, eps = rest
     x, channels = floating(x), x.shape[1]
+    kind, x = x.dtype, upcast(x)
     axes = (0, *range(2, len(x.shape)))
     n = count(tuple(x.shape[i] for i in axes))
     if n < 2:
@@ -126,7 +134,13 @@ def _batch_norm(x: Node, *rest: Any) -> tuple[Node, Node, Node]:
     out, mean, variance = _standardise(x, axes, eps)
     out = _rescale(out, tuple(affine), _across(x, channels))
     unbiased = b.scale(b.reshape(variance, (channels,)), n / (n - 1))
-    return out, make("stop_gradient", b.reshape(mean, (channels,))), make("stop_gradient", unbiased)
+    mean = b.reshape(mean, (channels,))
+    return b.convert(out, kind), make("stop_gradient", mean), make("stop_gradient", unbiased)
+
+
+def _running(old: Node, new: Node, keep: Node, share: Node) -> Node:
+    """A running statistic, a share of it replaced by the batch's."""
+    return b.add(*(b.multiply(*unify(x, part)) for x, part in ((old, keep), (new, share))))
 
 
 def _batch_norm_fixed(x: Node, mean: Node, variance: Node, *rest: Any) -> Node:
@@ -137,4 +151,5 @@ def _batch_norm_fixed(x: Node, mean: Node, variance: Node, *rest: Any) -> Node:
     return _rescale(out, tuple(affine), shape)
 
 
-BATCH_NORM, BATCH_NORM_FIXED = Op("batch_norm", _batch_norm), Op("batch_norm", _batch_norm_fixed)
+BATCH_NORM, BATCH_NORM_FIXED = Op("batch_norm", _batch_norm, upcast=0), Op("batch_norm", _batch_norm_fixed, upcast=1)
+RUNNING = Op("batch_norm", _running, upcast=1)

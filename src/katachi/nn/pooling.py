@@ -117,7 +117,7 @@ class MaxPool2d(Shaped[_Pool2d, "K, S, P"]):
 @shape_vars("K, S, P")
 class AvgPool2d(Shaped[_Pool2d, "K, S, P"]):
     """The mean of each window over the last two axes of (N, C, H, W); the settings as of F.avg_pool2d. Raises
-    ShapeError, ValueError for a divisor that is none.
+    ShapeError, ValueError for a divisor that is none. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.AvgPool2d(2)(kt.ones((1, 3, 8, 8))).shape
@@ -194,7 +194,8 @@ class MaxPool1d(_Pool1d):
 
 
 class AvgPool1d(_Pool1d):
-    """The mean of each window over the last axis of (N, C, L); otherwise as AvgPool2d. Raises ShapeError.
+    """The mean of each window over the last axis of (N, C, L); otherwise as AvgPool2d. Raises ShapeError. Half types
+    are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.AvgPool1d(2)(kt.ones((1, 3, 8))).shape
@@ -217,7 +218,8 @@ class AvgPool1d(_Pool1d):
 @shape_vars("K, L")
 class AdaptiveAvgPool2d(Module):
     """Means of (N, C, H, W) in `output_size` bins an axis, whatever the image's size; bin i of n holds floor(i H / n)
-    to ceil((i + 1) H / n). One int, or two, of which None keeps an axis as it is. Raises ShapeError.
+    to ceil((i + 1) H / n). One int, or two, of which None keeps an axis as it is. Raises ShapeError. Half types are
+    computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.AdaptiveAvgPool2d((2, 3))(kt.ones((1, 3, 7, 7))).shape

@@ -42,7 +42,8 @@ class ReLU(Module):
 
 
 class GELU(Module):
-    """x times the normal distribution's cumulative function at x."""
+    """x times the normal distribution's cumulative function at x. Half types are computed in float32 and rounded
+    once."""
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):
@@ -57,7 +58,8 @@ class GELU(Module):
 
 
 class LeakyReLU(Module):
-    """x where positive, negative_slope * x elsewhere (Maas et al., 2013). `inplace` can only be False: ValueError.
+    """x where positive, negative_slope * x elsewhere (Maas et al., 2013). `inplace` can only be False: ValueError. Half
+    types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.LeakyReLU(0.5)(kt.tensor([-2.0, 2.0])).tolist()
@@ -76,7 +78,8 @@ class LeakyReLU(Module):
 
 
 class SiLU(Module):
-    """x / (1 + exp(-x)) (Elfwing et al., 2018). `inplace` can only be False: ValueError.
+    """x / (1 + exp(-x)) (Elfwing et al., 2018). `inplace` can only be False: ValueError. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.SiLU()(kt.tensor([0.0, 100.0])).tolist()
@@ -107,7 +110,8 @@ class Identity(Module):
 
 @shape_vars("D")
 class Softmax(Module):
-    """exp(x), divided by its sum along `dim`. Raises ShapeError for an axis that is not there.
+    """exp(x), divided by its sum along `dim`. Raises ShapeError for an axis that is not there. Half types are computed
+    in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.Softmax(dim=1)(kt.zeros((1, 4))).tolist()
@@ -128,7 +132,8 @@ class Softmax(Module):
 
 @shape_vars("D")
 class LogSoftmax(Module):
-    """The logarithm of softmax along `dim`. Raises ShapeError for an axis that is not there.
+    """The logarithm of softmax along `dim`. Raises ShapeError for an axis that is not there. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> round(kt.nn.LogSoftmax(dim=0)(kt.zeros(2))[0].item(), 4)
@@ -148,14 +153,14 @@ class LogSoftmax(Module):
 
 
 class Tanh(Module):
-    """The hyperbolic tangent."""
+    """The hyperbolic tangent. Half types are computed in float32 and rounded once."""
 
     def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.tanh(x)
 
 
 class Sigmoid(Module):
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)). Half types are computed in float32 and rounded once."""
 
     def forward(self, x: Tensor[_S, _G]) -> Tensor[_S, _G]:
         return F.sigmoid(x)
@@ -215,7 +220,8 @@ if TYPE_CHECKING:
 
 class Dropout(Module):
     """Each element zero with probability p while training, the others scaled by 1 / (1 - p); the identity otherwise.
-    `inplace` can only be False: raises ValueError, as for another p."""
+    `inplace` can only be False: raises ValueError, as for another p. Half types are computed in float32 and rounded
+    once."""
 
     def __init__(self, p: float = 0.5, inplace: Literal[False] = False) -> None:
         _in_place("Dropout", inplace)

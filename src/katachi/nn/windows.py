@@ -80,15 +80,15 @@ def _conv(x: Node, weight: Node, *rest: Any) -> Node:
     return _with_bias(out, bias, weight.shape[0])
 
 
-CONV1D, CONV2D = Op("conv1d", _conv), Op("conv2d", _conv)
+CONV1D, CONV2D = Op("conv1d", _conv, upcast=3), Op("conv2d", _conv, upcast=3)
 
 
 @like(convolution1)
 def conv1d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
-    """Cross-correlation of x (N, C, L) with weight (O, C / groups, k): (N, O, L'); `padding` as of conv2d.
-    Raises ShapeError.
+    """Cross-correlation of x (N, C, L) with weight (O, C / groups, k): (N, O, L'); `padding` as of conv2d. Raises
+    ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.conv1d(kt.ones((1, 1, 5)), kt.ones((1, 1, 2)), padding="same").tolist()
@@ -103,8 +103,8 @@ def conv2d(
     x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
     """Cross-correlation of x (N, C, H, W) with weight (O, C / groups, kH, kW): (N, O, H', W'). `padding`: zeros around
-    the image, one number or one an axis; "valid" for none; "same" for as many as leave the size, at stride 1.
-    Raises ShapeError.
+    the image, one number or one an axis; "valid" for none; "same" for as many as leave the size, at stride 1. Raises
+    ShapeError. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.conv2d(kt.ones((1, 1, 5, 5)), kt.ones((2, 1, 3, 3)), padding=1).shape
@@ -140,7 +140,7 @@ def _conv_transpose2d(x: Node, weight: Node, *rest: Any) -> Node:
     return _with_bias(out, bias, per_out * groups)
 
 
-CONV_TRANSPOSE2D = Op("conv_transpose2d", _conv_transpose2d)
+CONV_TRANSPOSE2D = Op("conv_transpose2d", _conv_transpose2d, upcast=3)
 
 
 @like(transposed)
@@ -154,8 +154,9 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Any:
-    """The transpose of conv2d (Zeiler et al., 2010): x (N, C, H, W) and weight (C, O / groups, kH, kW) give
-    (N, O, H', W') with H' = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1. Raises ShapeError.
+    """The transpose of conv2d (Zeiler et al., 2010): x (N, C, H, W) and weight (C, O / groups, kH, kW) give (N, O, H',
+    W') with H' = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1. Raises ShapeError. Half types are
+    computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.conv_transpose2d(kt.ones((1, 1, 4, 4)), kt.ones((1, 2, 2, 2)), stride=2).shape
@@ -267,7 +268,7 @@ def _avg_pool(x: Node, window: Any, stride: Any, padding: Any, ceil_mode: bool, 
     return b.divide(total, _sums(b.full(1.0, (1, *image), x.dtype, x.device), window, stride, around))
 
 
-AVG_POOL1D, AVG_POOL2D = Op("avg_pool1d", _avg_pool), Op("avg_pool2d", _avg_pool)
+AVG_POOL1D, AVG_POOL2D = Op("avg_pool1d", _avg_pool, upcast=1), Op("avg_pool2d", _avg_pool, upcast=1)
 
 
 @like(averaging1)
@@ -279,7 +280,8 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Any:
-    """The mean of each window over the last axis of x (..., C, L); otherwise as avg_pool2d. Raises ShapeError.
+    """The mean of each window over the last axis of x (..., C, L); otherwise as avg_pool2d. Raises ShapeError. Half
+    types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.avg_pool1d(kt.arange(5.0).reshape((1, 5)), 2, ceil_mode=True).tolist()
@@ -301,7 +303,8 @@ def avg_pool2d(
 ) -> Any:
     """The mean of each window over the last two axes of x (..., C, H, W). The zeros of the padding count, unless
     `count_include_pad` is False; what `ceil_mode` adds, as in max_pool2d, never does. `divisor_override` is what sums
-    are divided by instead. Raises ShapeError, ValueError for a divisor that is no int or zero.
+    are divided by instead. Raises ShapeError, ValueError for a divisor that is no int or zero. Half types are computed
+    in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.avg_pool2d(kt.arange(16.0).reshape((1, 4, 4)), 2).tolist()
@@ -347,13 +350,14 @@ def _adaptive_avg_pool2d(x: Node, sizes: Any) -> Node:
     return x
 
 
-ADAPTIVE_AVG_POOL2D = Op("adaptive_avg_pool2d", _adaptive_avg_pool2d)
+ADAPTIVE_AVG_POOL2D = Op("adaptive_avg_pool2d", _adaptive_avg_pool2d, upcast=1)
 
 
 @like(adaptive)
 def adaptive_avg_pool2d(x: Any, output_size: Any) -> Any:
     """Means of x (..., C, H, W) in `output_size` bins: bin i of n holds floor(i H / n) to ceil((i + 1) H / n), so bins
-    may overlap. One int, or two, of which None keeps an axis as it is. Raises ShapeError.
+    may overlap. One int, or two, of which None keeps an axis as it is. Raises ShapeError. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.nn.functional.adaptive_avg_pool2d(kt.arange(9.0).reshape((1, 3, 3)), 2).tolist()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from katachi.graph import build as b
+from katachi.graph.halves import upcast
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.tensor.entry import Op
@@ -14,22 +15,23 @@ Update = Callable[..., tuple[Node, ...]]
 
 
 def update_op(name: str, update: Update) -> Op:
-    """`update(p, g, *states, *numbers, *flags)` gives the new p and states; all float nodes of p's dtype and shape."""
+    """`update(p, g, *states, *numbers, *flags)` gives the new p and states; all float nodes of p's dtype and shape.
+    Those of halves are float32, and what comes of them is rounded once."""
 
     def build(nodes: Sequence[Node], n: int, states: int, *flags: Any) -> tuple[Node, ...]:
         cells = n * (1 + states)
         numbers = nodes[cells + n :]
         new: list[list[Node]] = [[] for _ in range(1 + states)]
         for i in range(n):
-            p = make("stop_gradient", nodes[i])
-            mine = [nodes[i + n * (k + 1)] for k in range(states)]
+            kind, p = nodes[i].dtype, upcast(make("stop_gradient", nodes[i]))
+            mine = [upcast(nodes[i + n * (k + 1)]) for k in range(states)]
             g = b.convert(make("stop_gradient", nodes[cells + i]), p.dtype)
             scaled = [b.spread(b.convert(x, p.dtype), p.shape) for x in numbers]
             for k, value in enumerate(update(p, g, *mine, *scaled, *flags)):
-                new[k].append(value)
+                new[k].append(b.convert(value, kind))
         results: list[Node] = []
         for old, value in zip(nodes[:cells], [v for column in new for v in column], strict=True):
             results += [value, make("variable", value) if old.tracked else value]
         return tuple(results)
 
-    return Op(name, build, variadic=True)
+    return Op(name, build, variadic=True, upcast=0)

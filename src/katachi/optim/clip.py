@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from katachi.errors import GradientError
-from katachi.graph.dtypes import float32
+from katachi.graph.dtypes import float32, promote
 from katachi.tensor import Tensor, elementwise, reduce
 
 
@@ -15,8 +15,8 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0) ->
     """Scale all gradients together so that their common norm, of order `norm_type` (`math.inf` takes the largest
     element), is at most `max_norm`; returns the norm before.
 
-    Nothing is computed here: scaling joins the step's program. Raises ValueError for a negative norm or order,
-    GradientError when no parameter has a gradient.
+    Nothing is computed here: scaling joins the step's program. Half types are computed in float32 and rounded once; the
+    norm is float32. Raises ValueError for a negative norm or order, GradientError when no parameter has a gradient.
 
     >>> import katachi as kt
     >>> v = kt.variable([3.0, 4.0]); (v * v).sum().backward()
@@ -35,8 +35,10 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0) ->
         norm = total if norm_type in (1.0, math.inf) else elementwise.pow(total, 1.0 / norm_type)
     scale = elementwise.minimum(elementwise.divide(max_norm, elementwise.add(norm, 1e-6)), 1.0)
     for p in params:
-        fitting = scale if p.grad.dtype == scale.dtype else elementwise.astype(scale, p.grad.dtype)
-        p.grad = elementwise.multiply(p.grad, fitting)
+        # of a half it is a float32 scale: one of a half would have lost its digits before it is used
+        fitting = scale if scale.dtype == p.grad.dtype else elementwise.astype(scale, promote(p.grad.dtype, float32))
+        scaled = elementwise.multiply(p.grad, fitting)
+        p.grad = scaled if scaled.dtype == p.grad.dtype else elementwise.astype(scaled, p.grad.dtype)
     return norm
 
 

@@ -28,7 +28,7 @@ def _momentum(
 
 class SGD(Optimizer):
     """p -= lr * (gradient + weight_decay * p), with momentum: v = momentum * v + gradient, p -= lr * v, as PyTorch
-    has it.
+    has it. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> v = kt.variable([1.0]); opt = kt.optim.SGD([v], lr=0.5); (v * v).sum().backward(); opt.step(); v.tolist()

@@ -15,7 +15,8 @@ import numpy as np
 
 from katachi.errors import DeviceError, DTypeError, Error, OutOfMemoryError
 from katachi.graph import build as b
-from katachi.graph.dtypes import DType, as_dtype, promote, promote_scalar
+from katachi.graph.dtypes import DType, as_dtype, float32, promote, promote_scalar
+from katachi.graph.halves import HALVES, half_of, round_to, upcast
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, frames, origin
@@ -261,6 +262,7 @@ def _record(
         device = present[0].device if op.contextual else _one_device(op, operands, present)
     if not writes and not op.contextual:
         nodes = [n and b.to_device(n, device) for n in nodes]
+    half = half_of(n for n in nodes[: op.upcast or 0] if n is not None)
     ranges = []
     for place, i in enumerate(e.numbers):
         dtype = op.scalar or _scalar_dtype(op, operands, i, present)
@@ -272,6 +274,8 @@ def _record(
             ranges.append((i, -EXACT, EXACT, dtype))
     e.ranges = tuple(ranges)
     try:
+        if half is not None:
+            nodes = [n and upcast(n) for n in nodes]
         if op.contextual:
             results = op.build(t, e, fresh, nodes, *attrs)
         else:
@@ -279,6 +283,8 @@ def _record(
     except Error as error:
         raise type(error)(f"{op.name}({', '.join(map(_show, operands))}): {error}") from None
     e.nodes = results if isinstance(results, tuple) else (results,)
+    if half is not None:
+        e.nodes = tuple(round_to(half, n) for n in e.nodes)
     for n in e.nodes:
         if count(n.shape) > LARGEST // n.dtype.itemsize:
             raise OutOfMemoryError(
@@ -324,7 +330,8 @@ def _scalar_dtype(op: Op, operands: Sequence[Any], i: int, present: list[Node]) 
     for n in present[1:]:
         if n.dtype.kind != "bool" or dtype.kind == "bool":
             dtype = promote(dtype, n.dtype)
-    return promote_scalar(dtype, operands[i].__class__)
+    dtype = promote_scalar(dtype, operands[i].__class__)
+    return float32 if op.upcast is not None and dtype in HALVES else dtype
 
 
 def _show(x: Any) -> str:

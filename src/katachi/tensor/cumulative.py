@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, bool_, int64
+from katachi.graph.halves import in_float32
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.tensor.advanced import take_axis
@@ -34,7 +35,8 @@ def _cumulative(primitive: str, start: int | None) -> Callable[..., Node]:
     def build(x: Node, axis: Any, include_initial: bool = False, dtype: DType | None = None) -> Node:
         i = _axis(axis, x)
         x = x if start is None else accumulated(x, dtype)
-        out = make(primitive, x, axis=i)
+        exact = primitive != "cumulative_prod"  # the only one whose gradient takes several roundings
+        out = make(primitive, x, axis=i) if exact else in_float32(lambda x: make(primitive, x, axis=i), x)
         if not include_initial or start is None:
             return out
         low, none = tuple(int(a == i) for a in range(len(x.shape))), (0,) * len(x.shape)
@@ -44,7 +46,7 @@ def _cumulative(primitive: str, start: int | None) -> Callable[..., Node]:
 
 
 CUMULATIVE_SUM = Op("cumulative_sum", _cumulative("cumulative_sum", 0))
-CUMULATIVE_PROD = Op("cumulative_prod", _cumulative("cumulative_prod", 1))
+CUMULATIVE_PROD = Op("cumulative_prod", _cumulative("cumulative_prod", 1), upcast=0)
 CUMULATIVE_MAX = Op("cumulative_max", _cumulative("cumulative_max", None))
 CUMULATIVE_MIN = Op("cumulative_min", _cumulative("cumulative_min", None))
 
@@ -67,7 +69,8 @@ def cumulative_sum(
 def cumulative_prod(
     x: Tensor[Any, _G], /, axis: int | None = None, *, dtype: Any = None, include_initial: bool = False
 ) -> Tensor[Any, _G]:
-    """At each place along an axis the product up to it, as cumulative_sum. Its gradient is right at zeros as well.
+    """At each place along an axis the product up to it, as cumulative_sum. Its gradient is right at zeros as well. Half
+    types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.cumulative_prod(kt.tensor([1, 2, 3]), include_initial=True).tolist()
@@ -113,13 +116,14 @@ def _diff(x: Node, *rest: Any) -> Node:
     return x
 
 
-DIFF = Op("diff", _diff)
+DIFF = Op("diff", _diff, upcast=3)
 
 
 def diff(
     x: Tensor[Any, _G], /, *, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None
 ) -> Tensor[Any, _G]:
-    """The differences of neighbours along an axis, taken n times over; unsigned integers wrap around.
+    """The differences of neighbours along an axis, taken n times over; unsigned integers wrap around. Half types are
+    computed in float32 and rounded once.
 
     `prepend` and `append` are joined to x first. Raises ShapeError, DTypeError for bools.
 

@@ -17,9 +17,13 @@ class Op:
 
     `build(*nodes, *attrs)`, or `build(nodes, *attrs)` if variadic, returns a node or a tuple of nodes. `scalar` is the
     dtype of operands that are Python numbers; without it they take that of the tensors beside them.
+
+    `upcast` is for what rounds several times. Where the first so many operands promote to float16 or bfloat16, `build`
+    gets all halves as float32, and its float32 results are rounded to that half. Numbers beside halves are float32.
+    With 0 only the numbers are: `build` converts the rest by itself.
     """
 
-    __slots__ = ("build", "contextual", "name", "scalar", "variadic")
+    __slots__ = ("build", "contextual", "name", "scalar", "upcast", "variadic")
 
     def __init__(
         self,
@@ -29,8 +33,10 @@ class Op:
         variadic: bool = False,
         scalar: DType | None = None,
         contextual: bool = False,
+        upcast: int | None = None,
     ) -> None:
         self.name, self.build, self.variadic, self.scalar, self.contextual = name, build, variadic, scalar, contextual
+        self.upcast = upcast
 
 
 class Import(NamedTuple):

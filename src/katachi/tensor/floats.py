@@ -70,7 +70,7 @@ def _nextafter(x: Node, y: Node) -> Node:
 
 
 SIGNBIT, COPYSIGN = Op("signbit", _signbit), Op("copysign", _copysign)
-NEXTAFTER, HYPOT = Op("nextafter", _nextafter), Op("hypot", _hypot)
+NEXTAFTER, HYPOT = Op("nextafter", _nextafter), Op("hypot", _hypot, upcast=2)
 
 
 def signbit(x: Tensor[_S, Fixed], /) -> Tensor[_S, Fixed]:
@@ -111,7 +111,8 @@ def nextafter(x1: Any, x2: Any, /) -> Any:
 
 @like(binary)
 def hypot(x1: Any, x2: Any, /) -> Any:
-    """sqrt(x1**2 + x2**2), broadcast, where the squares may overflow; infinite if either is, even beside NaN.
+    """sqrt(x1**2 + x2**2), broadcast, where the squares may overflow; infinite if either is, even beside NaN. Half
+    types are computed in float32 and rounded once.
 
     Integers give float32. The gradient at the origin is 0. Raises ShapeError, DTypeError.
 

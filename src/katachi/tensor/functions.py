@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _unary(name: str, primitive: str | None = None) -> Op:
-    return Op(name, lambda x: make(primitive or name, floating(x)))
+    return _of_one(name, lambda x: make(primitive or name, x))
 
 
 def _rounding(name: str, build: Callable[[Node], Node]) -> Op:
@@ -31,13 +31,13 @@ def _rounding(name: str, build: Callable[[Node], Node]) -> Op:
 
 
 def _of_one(name: str, build: Callable[[Node], Node]) -> Op:
-    return Op(name, lambda x: build(floating(x)))
+    return Op(name, lambda x: build(floating(x)), upcast=1)
 
 
 TAN, ASIN, ACOS, ATANH = _unary("tan"), _unary("asin"), _unary("acos"), _unary("atanh")
 SINH, COSH, ASINH, ACOSH = _unary("sinh"), _unary("cosh"), _unary("asinh"), _unary("acosh")
 ATAN = _of_one("atan", lambda x: make("atan2", x, b.like(x, 1.0)))
-ATAN2 = Op("atan2", lambda y, x: make("atan2", *unify(y, x, floating=True)))
+ATAN2 = Op("atan2", lambda y, x: make("atan2", *unify(y, x, floating=True)), upcast=2)
 EXPM1, LOG1P = _unary("expm1", "exponential_minus_one"), _unary("log1p", "log_plus_one")
 
 
@@ -48,35 +48,37 @@ def _logarithm(name: str, base: float) -> Op:
 LOG2, LOG10 = _logarithm("log2", 2.0), _logarithm("log10", 10.0)
 RECIPROCAL = _of_one("reciprocal", lambda x: b.divide(b.like(x, 1.0), x))
 RSQRT = _of_one("rsqrt", lambda x: b.divide(b.like(x, 1.0), make("sqrt", x)))
-SQUARE = Op("square", lambda x: make("multiply", x, x))
+SQUARE = Op("square", lambda x: make("multiply", x, x), upcast=1)
 CEIL = _rounding("ceil", lambda x: make("ceil", x))
 ROUND = _rounding("round", lambda x: make("round_nearest_even", x))
 TRUNC = _rounding("trunc", lambda x: b.select(b.compare(x, "LT", b.like(x, 0.0)), make("ceil", x), make("floor", x)))
 
 
 def tan(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The tangent of an angle in radians."""
+    """The tangent of an angle in radians. Half types are computed in float32 and rounded once."""
     return apply(TAN, (x,))
 
 
 def asin(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The angle from -pi/2 to pi/2 with this sine; NaN outside -1 to 1."""
+    """The angle from -pi/2 to pi/2 with this sine; NaN outside -1 to 1. Half types are computed in float32 and rounded
+    once."""
     return apply(ASIN, (x,))
 
 
 def acos(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The angle from 0 to pi with this cosine; NaN outside -1 to 1."""
+    """The angle from 0 to pi with this cosine; NaN outside -1 to 1. Half types are computed in float32 and rounded
+    once."""
     return apply(ACOS, (x,))
 
 
 def atan(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The angle from -pi/2 to pi/2 with this tangent."""
+    """The angle from -pi/2 to pi/2 with this tangent. Half types are computed in float32 and rounded once."""
     return apply(ATAN, (x,))
 
 
 @like(binary)
 def atan2(x1: Any, x2: Any, /) -> Any:
-    """The angle of the point (x2, x1), from -pi to pi, broadcast.
+    """The angle of the point (x2, x1), from -pi to pi, broadcast. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> f"{kt.atan2(kt.tensor(1.0), -1.0):.4f}"
@@ -86,32 +88,33 @@ def atan2(x1: Any, x2: Any, /) -> Any:
 
 
 def sinh(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The hyperbolic sine."""
+    """The hyperbolic sine. Half types are computed in float32 and rounded once."""
     return apply(SINH, (x,))
 
 
 def cosh(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The hyperbolic cosine."""
+    """The hyperbolic cosine. Half types are computed in float32 and rounded once."""
     return apply(COSH, (x,))
 
 
 def asinh(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The inverse of the hyperbolic sine."""
+    """The inverse of the hyperbolic sine. Half types are computed in float32 and rounded once."""
     return apply(ASINH, (x,))
 
 
 def acosh(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The inverse of the hyperbolic cosine; NaN below 1."""
+    """The inverse of the hyperbolic cosine; NaN below 1. Half types are computed in float32 and rounded once."""
     return apply(ACOSH, (x,))
 
 
 def atanh(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The inverse of the hyperbolic tangent; infinite at -1 and 1, NaN beyond."""
+    """The inverse of the hyperbolic tangent; infinite at -1 and 1, NaN beyond. Half types are computed in float32 and
+    rounded once."""
     return apply(ATANH, (x,))
 
 
 def expm1(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """exp(x) - 1, with all digits near zero.
+    """exp(x) - 1, with all digits near zero. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.expm1(kt.tensor(1e-10, dtype=kt.float64)).item()
@@ -121,17 +124,18 @@ def expm1(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
 
 
 def log1p(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """log(1 + x), with all digits near zero; -inf at -1, NaN below."""
+    """log(1 + x), with all digits near zero; -inf at -1, NaN below. Half types are computed in float32 and rounded
+    once."""
     return apply(LOG1P, (x,))
 
 
 def log2(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The logarithm to base 2."""
+    """The logarithm to base 2. Half types are computed in float32 and rounded once."""
     return apply(LOG2, (x,))
 
 
 def log10(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The logarithm to base 10."""
+    """The logarithm to base 10. Half types are computed in float32 and rounded once."""
     return apply(LOG10, (x,))
 
 
@@ -143,12 +147,13 @@ def logaddexp_of(x: Node, y: Node) -> Node:
     return b.add(make("maximum", x, y), tail)
 
 
-LOGADDEXP = Op("logaddexp", logaddexp_of)
+LOGADDEXP = Op("logaddexp", logaddexp_of, upcast=2)
 
 
 @like(binary)
 def logaddexp(x1: Any, x2: Any, /) -> Any:
-    """log(exp(x1) + exp(x2)), broadcast, where the exponentials may overflow.
+    """log(exp(x1) + exp(x2)), broadcast, where the exponentials may overflow. Half types are computed in float32 and
+    rounded once.
 
     >>> import katachi as kt
     >>> kt.logaddexp(kt.tensor(1000.0), -1000.0).item()
@@ -158,17 +163,17 @@ def logaddexp(x1: Any, x2: Any, /) -> Any:
 
 
 def square(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """x times x."""
+    """x times x. Half types are computed in float32 and rounded once."""
     return apply(SQUARE, (x,))
 
 
 def reciprocal(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """1 / x; integers give float32."""
+    """1 / x; integers give float32. Half types are computed in float32 and rounded once."""
     return apply(RECIPROCAL, (x,))
 
 
 def rsqrt(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """1 / sqrt(x); infinite at 0, NaN below."""
+    """1 / sqrt(x); infinite at 0, NaN below. Half types are computed in float32 and rounded once."""
     return apply(RSQRT, (x,))
 
 
@@ -247,12 +252,13 @@ def _floor_divide(x: Node, y: Node) -> Node:
     return b.select(b.compare(y, "EQ", b.like(y, 0.0)), b.divide(x, y), quotient)
 
 
-REMAINDER, FLOOR_DIVIDE = Op("remainder", _remainder), Op("floor_divide", _floor_divide)
+REMAINDER, FLOOR_DIVIDE = Op("remainder", _remainder, upcast=2), Op("floor_divide", _floor_divide, upcast=2)
 
 
 @like(binary)
 def remainder(x1: Any, x2: Any, /) -> Any:
-    """x1 % x2, broadcast: what floor_divide leaves, with x2's sign. An integer's by zero is zero, a float's NaN.
+    """x1 % x2, broadcast: what floor_divide leaves, with x2's sign. An integer's by zero is zero, a float's NaN. Half
+    types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.remainder(kt.tensor([5, -5]), 3).tolist()
@@ -263,7 +269,8 @@ def remainder(x1: Any, x2: Any, /) -> Any:
 
 @like(binary)
 def floor_divide(x1: Any, x2: Any, /) -> Any:
-    """x1 // x2, broadcast: the quotient, rounded down. An integer divided by zero is zero.
+    """x1 // x2, broadcast: the quotient, rounded down. An integer divided by zero is zero. Half types are computed in
+    float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.floor_divide(kt.tensor([5, -5]), 3).tolist()

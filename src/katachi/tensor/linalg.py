@@ -44,12 +44,13 @@ def _matmul(x: Node, y: Node) -> Node:
     return b.reshape(out, shape)
 
 
-MATMUL = Op("matmul", _matmul)
+MATMUL = Op("matmul", _matmul, upcast=2)
 
 
 @like(product)
 def matmul(x1: Any, x2: Any, /) -> Any:
     """The matrix product over the last two axes; leading axes broadcast, and a vector is a row left, a column right.
+    Half types are computed in float32 and rounded once.
 
     Raises ShapeError when the inner sizes differ or an operand is a scalar.
 

@@ -86,7 +86,8 @@ def _update(x: Node, *rest: Any) -> Node:
 
 
 WAYS = {"set": "set", "add": "add", "multiply": "multiply", "max": "maximum", "min": "minimum"}
-CHANGES = {name: Op(f"at[...].{name}", _update, scalar=int64) for name in WAYS}
+_EXACT = ("set", "add")  # of one rounding, forward and backward
+CHANGES = {name: Op(f"at[...].{name}", _update, scalar=int64, upcast=None if name in _EXACT else 1) for name in WAYS}
 
 
 class Place(Generic[S, G]):
@@ -125,7 +126,7 @@ class Place(Generic[S, G]):
 
     def multiply(self, value: Any) -> Tensor[S, Any]:
         """x, multiplied at these places by `value`, broadcast; what the index names several times, by each. Its
-        gradient is right at zeros as well.
+        gradient is right at zeros as well. Half types are computed in float32 and rounded once.
 
         >>> import katachi as kt
         >>> kt.ones(3).at[[0, 0, 2]].multiply(3.0).tolist()
@@ -135,7 +136,7 @@ class Place(Generic[S, G]):
 
     def max(self, value: Any) -> Tensor[S, Any]:
         """x, but at these places the larger of it and `value`, broadcast; NaN if one is. Of what the index names
-        several times the largest. Ties share the gradient.
+        several times the largest. Ties share the gradient. Half types are computed in float32 and rounded once.
 
         >>> import katachi as kt
         >>> kt.zeros(3).at[[0, 0, 2]].max(kt.tensor([2.0, 5.0, -1.0])).tolist()
@@ -144,7 +145,8 @@ class Place(Generic[S, G]):
         return self._change("max", value)
 
     def min(self, value: Any) -> Tensor[S, Any]:
-        """x, but at these places the smaller of it and `value`, as `max`.
+        """x, but at these places the smaller of it and `value`, as `max`. Half types are computed in float32 and
+        rounded once.
 
         >>> import katachi as kt
         >>> kt.zeros(3).at[[0, 0, 2]].min(kt.tensor([-2.0, -5.0, 1.0])).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -120,12 +121,13 @@ def _aligned(x: Node, term: list[Label], names: list[Label]) -> Node:
     return b.reshape(x, tuple(next(sizes) if k in term else 1 for k in names))
 
 
-EINSUM = Op("einsum", _einsum, variadic=True)
+EINSUM = Op("einsum", _einsum, variadic=True, upcast=sys.maxsize)
 
 
 def einsum(equation: str, /, *xs: Any) -> Tensor[Any, Any]:
     """Sums of products over named axes, as NumPy has it: operands are multiplied from left to right, axes that the
-    result does not name are summed over, a letter twice in one operand takes its diagonal, and ... broadcasts.
+    result does not name are summed over, a letter twice in one operand takes its diagonal, and ... broadcasts. Half
+    types are computed in float32 and rounded once.
 
     Raises ShapeError for an equation that does not fit the operands, DTypeError for bools.
 
@@ -171,11 +173,13 @@ def _outer(x: Node, y: Node) -> Node:
     return b.multiply(*unify(b.reshape(x, (*x.shape, 1)), b.reshape(y, (1, *y.shape))))
 
 
-TENSORDOT, VECDOT, OUTER = Op("tensordot", _tensordot), Op("vecdot", _vecdot), Op("outer", _outer)
+TENSORDOT, VECDOT = Op("tensordot", _tensordot, upcast=2), Op("vecdot", _vecdot, upcast=2)
+OUTER = Op("outer", _outer, upcast=2)
 
 
 def tensordot(x1: Any, x2: Any, /, axes: Any = 2) -> Tensor[Any, Any]:
-    """The sum of products over the last `axes` axes of x1 and the first of x2, or over two lists of axes.
+    """The sum of products over the last `axes` axes of x1 and the first of x2, or over two lists of axes. Half types
+    are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.tensordot(kt.ones((2, 3)), kt.ones((4, 3)), axes=([1], [1])).tolist()[0]
@@ -186,10 +190,12 @@ def tensordot(x1: Any, x2: Any, /, axes: Any = 2) -> Tensor[Any, Any]:
 
 
 def vecdot(x1: Any, x2: Any, /, axis: int = -1) -> Tensor[Any, Any]:
-    """The sum of products along one axis, the others broadcast. Raises ShapeError when its sizes differ."""
+    """The sum of products along one axis, the others broadcast. Raises ShapeError when its sizes differ. Half types are
+    computed in float32 and rounded once."""
     return apply(VECDOT, (x1, x2), (hashable(axis),))
 
 
 def outer(x1: Any, x2: Any, /) -> Tensor[Any, Any]:
-    """The products of every element of one vector with every one of another. Raises ShapeError for no vectors."""
+    """The products of every element of one vector with every one of another. Raises ShapeError for no vectors. Half
+    types are computed in float32 and rounded once."""
     return apply(OUTER, (x1, x2))

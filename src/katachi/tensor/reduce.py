@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from katachi.graph import build as b
 from katachi.graph.dtypes import DType, as_dtype, bool_, int64, uint8, uint64
+from katachi.graph.halves import in_float32
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
@@ -64,8 +65,8 @@ def _argmax(x: Node, axis: Any, keepdims: bool) -> Node:
 
 
 def _prod(x: Node, axis: Any, keepdims: bool, dtype: DType | None) -> Node:
-    x = accumulated(x, dtype)
-    return b.reduce("reduce_prod", x, as_axes(axis, len(x.shape)), keepdims)
+    axes = as_axes(axis, len(x.shape))
+    return in_float32(lambda x: b.reduce("reduce_prod", x, axes, keepdims), accumulated(x, dtype))
 
 
 def _deviation(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
@@ -101,11 +102,12 @@ def _truth(primitive: str) -> Any:
     return build
 
 
-SUM, MEAN, VAR = Op("sum", _sum), Op("mean", _mean), Op("var", _variance)
-MAX, MIN, ARGMAX = Op("max", _extreme("reduce_max")), Op("min", _extreme("reduce_min")), Op("argmax", _argmax)
+SUM, MEAN, VAR = Op("sum", _sum), Op("mean", _mean, upcast=1), Op("var", _variance, upcast=1)
+MAX, MIN = Op("max", _extreme("reduce_max"), upcast=1), Op("min", _extreme("reduce_min"), upcast=1)
 ANY, ALL = Op("any", _truth("reduce_or")), Op("all", _truth("reduce_and"))
-PROD, STD, ARGMIN = Op("prod", _prod), Op("std", _deviation), Op("argmin", _argmin)
-LOGSUMEXP, COUNT_NONZERO = Op("logsumexp", _logsumexp), Op("count_nonzero", _count_nonzero)
+PROD, STD = Op("prod", _prod, upcast=0), Op("std", _deviation, upcast=1)
+ARGMAX, ARGMIN = Op("argmax", _argmax), Op("argmin", _argmin)
+LOGSUMEXP, COUNT_NONZERO = Op("logsumexp", _logsumexp, upcast=1), Op("count_nonzero", _count_nonzero)
 
 
 @like(accumulation)
@@ -121,20 +123,22 @@ def sum(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = Fals
 
 @like(reduction)
 def mean(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The arithmetic mean over an axis, several, or all; NaN of nothing."""
+    """The arithmetic mean over an axis, several, or all; NaN of nothing. Half types are computed in float32 and rounded
+    once."""
     return apply(MEAN, (x,), (hashable(axis), keepdims))
 
 
 @like(variance)
 def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
     """The variance over an axis, several, or all: squared distances from the mean, divided by their number less
-    `correction`."""
+    `correction`. Half types are computed in float32 and rounded once."""
     return apply(VAR, (x,), (hashable(axis), keepdims, correction))
 
 
 @like(reduction)
 def max(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The largest value over an axis, several, or all; NaN if there is one. Ties share the gradient.
+    """The largest value over an axis, several, or all; NaN if there is one. Ties share the gradient. Half types are
+    computed in float32 and rounded once.
 
     Raises ShapeError over an empty axis.
     """
@@ -143,7 +147,8 @@ def max(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
 
 @like(reduction)
 def min(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """The smallest value over an axis, several, or all; NaN if there is one. Ties share the gradient."""
+    """The smallest value over an axis, several, or all; NaN if there is one. Ties share the gradient. Half types are
+    computed in float32 and rounded once."""
     return apply(MIN, (x,), (hashable(axis), keepdims))
 
 
@@ -167,7 +172,7 @@ def argmin(x: Any, /, axis: int | None = None, *, keepdims: bool = False) -> Any
 @like(accumulation)
 def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = False) -> Any:
     """The product over an axis, several, or all, in `dtype` if it is given, else integers in 64 bits. Its gradient is
-    right at zeros as well.
+    right at zeros as well. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.tensor([[1, 2], [3, 4]]).prod(0).tolist()
@@ -178,13 +183,14 @@ def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = Fal
 
 @like(variance)
 def std(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
-    """The standard deviation: the square root of `var`."""
+    """The standard deviation: the square root of `var`. Half types are computed in float32 and rounded once."""
     return apply(STD, (x,), (hashable(axis), keepdims, correction))
 
 
 @like(reduction)
 def logsumexp(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) over an axis, several, or all, where the exponentials may overflow; -inf of nothing.
+    """log(sum(exp(x))) over an axis, several, or all, where the exponentials may overflow; -inf of nothing. Half types
+    are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.logsumexp(kt.tensor([1000.0, -1000.0])).item()
@@ -223,8 +229,6 @@ def _softmax(x: Node, axis: int) -> Node:
         return x
     e = make("exponential", shifted(x, i))
     total = b.reduce("reduce_sum", e, (i,), keepdims=True)
-    if x.dtype.itemsize < 4:  # each rounding counts
-        return b.divide(e, total)
     return b.multiply(e, b.divide(b.like(total, 1.0), total))
 
 
@@ -237,14 +241,14 @@ def log_softmax_of(x: Node, axis: int) -> Node:
     return b.subtract(s, make("log", b.reduce("reduce_sum", make("exponential", s), (i,), keepdims=True)))
 
 
-SOFTMAX, LOG_SOFTMAX = Op("softmax", _softmax), Op("log_softmax", log_softmax_of)
+SOFTMAX, LOG_SOFTMAX = Op("softmax", _softmax, upcast=1), Op("log_softmax", log_softmax_of, upcast=1)
 
 
 @shape_vars("*A, D")
 def softmax(
     x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"] = -1
 ) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
-    """exp(x), divided by its sum along the axis.
+    """exp(x), divided by its sum along the axis. Half types are computed in float32 and rounded once.
 
     >>> import katachi as kt
     >>> kt.tensor([0.0, 0.0]).softmax().tolist()
@@ -257,5 +261,5 @@ def softmax(
 def log_softmax(
     x: Tensor[Shaped[Any, "A"], _G], /, axis: Shaped[int, "D"] = -1
 ) -> Tensor[Shaped[Any, "same_shape(A, Int[D])"], _G]:
-    """The logarithm of softmax, without computing it."""
+    """The logarithm of softmax, without computing it. Half types are computed in float32 and rounded once."""
     return apply(LOG_SOFTMAX, (x,), (hashable(axis),))

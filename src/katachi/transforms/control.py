@@ -8,6 +8,7 @@ from typing import Any
 from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.control import Body, elements
+from katachi.graph.halves import upcast
 from katachi.graph.node import Aval, Node, aval, toposort
 from katachi.graph.primitives import hole, make
 from katachi.transforms.view import View
@@ -77,15 +78,17 @@ def _scan_vjp(parts: Parts, v: View) -> dict[int, Node]:
     used = [i for i, c in enumerate(body.captured) if c.tracked]
     ys = [j for j in range(p) if body.outputs[n + j].dtype.is_floating]
     gc = [hole(_kind(carries[i])) for i in floats]
-    gcap = [hole(_kind(body.captured[i])) for i in used]
+    none = [upcast(_zeros(body.captured[i])) for i in used]  # what adds up over the steps
+    gcap = [hole(_kind(g)) for g in none]
     gy = [hole(_kind(body.outputs[n + j])) for j in ys]
     ct = _through(body, _seeds([*(body.outputs[i] for i in floats), *(body.outputs[n + j] for j in ys)], [*gc, *gy]))
     new = [ct.get(carries[i]) or _zeros(carries[i]) for i in floats]
-    new += [b.add(g, ct[body.captured[i]]) if body.captured[i] in ct else g for g, i in zip(gcap, used, strict=True)]
+    found = [ct.get(body.captured[i]) for i in used]
+    new += [g if more is None else b.add(g, upcast(more)) for g, more in zip(gcap, found, strict=True)]
     out_x = [k for k in range(m) if xs[k].dtype.is_floating]
     gx = [ct.get(xs[k]) or _zeros(xs[k]) for k in out_x]
     back = body.derived([*gc, *gcap, *carries, *xs, *gy], [*new, *gx])
-    start = [parts.get(i) or _zeros(carries[i]) for i in floats] + [_zeros(body.captured[i]) for i in used]
+    start = [parts.get(i) or _zeros(carries[i]) for i in floats] + none
     stacks = [*history, *given[n:], *(parts.get(n + j) or _zeros(_stack_kind(body.outputs[n + j], length)) for j in ys)]
     done = make(
         "scan", *start, *stacks, *_operands(back, body, v, n + m), body=back, carry=len(start), length=length,
@@ -93,7 +96,7 @@ def _scan_vjp(parts: Parts, v: View) -> dict[int, Node]:
     )  # fmt: skip
     results = elements(done, [*map(_kind, new), *(_stack_kind(xs[k], length) for k in out_x)])
     targets = [*floats, *(n + m + i for i in used), *(n + k for k in out_x)]
-    return dict(zip(targets, results, strict=True))
+    return {at: b.convert(g, v.like(at).dtype) for at, g in zip(targets, results, strict=True)}
 
 
 def _while_vjp(parts: Parts, v: View) -> dict[int, Node]:

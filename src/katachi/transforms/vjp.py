@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from katachi.errors import GradientError
 from katachi.graph import build as b
+from katachi.graph.halves import upcast
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import constant, make
 from katachi.graph.site import origin
@@ -323,22 +324,25 @@ def itself(node: Node) -> Node:
 
 class _Pot:
     """A cotangent being added up: operation by operation, and within an operation contribution by contribution, so the
-    sum's bits do not depend on which operations happened to be computed together."""
+    sum's bits do not depend on which operations happened to be computed together. Halves add up in float32."""
 
-    __slots__ = ("group", "part", "total")
+    __slots__ = ("group", "kind", "part", "total")
 
     def __init__(self, g: Node, group: object) -> None:
         self.total: Node | None = None
-        self.part, self.group = g, group
+        self.part, self.group, self.kind = g, group, g.dtype
 
     def add(self, g: Node, group: object) -> None:
         if group == self.group:
-            self.part = make("add", self.part, g)
+            self.part = make("add", upcast(self.part), upcast(g))
         else:
-            self.total, self.part, self.group = self.sum(), g, group
+            self.total, self.part, self.group = self._all(), g, group
+
+    def _all(self) -> Node:
+        return self.part if self.total is None else make("add", upcast(self.total), upcast(self.part))
 
     def sum(self) -> Node:
-        return self.part if self.total is None else make("add", self.total, self.part)
+        return b.convert(self._all(), self.kind)
 
 
 def backward(
