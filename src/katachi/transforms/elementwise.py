@@ -37,7 +37,7 @@ def _nothing(g: Node, v: View) -> Node:
     return b.like(g, 0.0)
 
 
-def _not_negative(x: Node) -> Node:
+def _positive_zero(x: Node) -> Node:
     """x with 0 for -0: the one side from which these functions come to zero is that of positive numbers."""
     return b.shift(x, 0.0)
 
@@ -156,8 +156,8 @@ DERIVATIVES: dict[str, tuple[Derivative, ...]] = {
     "abs": (_times(lambda v: make("sign", v.x(0))),),
     "negate": (_opposite,),
     "exponential": (_times(lambda v: v.out),),
-    "log": (_over(lambda v: _not_negative(v.x(0))),),
-    "sqrt": (_over(lambda v: b.scale(_not_negative(v.out), 2.0)),),
+    "log": (_over(lambda v: _positive_zero(v.x(0))),),
+    "sqrt": (_over(lambda v: b.scale(_positive_zero(v.out), 2.0)),),
     "tanh": (_times(_tanh),),
     "logistic": (_times(_logistic),),
     "erf": (_times(_erf),),
