@@ -43,7 +43,8 @@ FLOATS = [d for d in DTYPES if d.is_floating]
 STEP = 1e-6
 NAMES = sorted(SAMPLES)
 # their derivatives are flat or constant, or have nothing to flow through
-ROUGH = FLAT | {"maximum", "minimum", "select", "abs", "negate", "convert", "variable"}
+STEPS = {"sign", "floor", "ceil", "round_nearest_even"}
+ROUGH = FLAT | STEPS | {"maximum", "minimum", "select", "abs", "negate", "convert", "variable"}
 SMOOTH = sorted(set(NAMES) - ROUGH)
 
 

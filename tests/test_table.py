@@ -13,7 +13,8 @@ from katachi.kernels.polynomials import ULPS
 from katachi.transforms.batching import ALIKE, BATCHING
 from katachi.transforms.batching_control import BUNDLE_BATCHING
 from katachi.transforms.control import BUNDLE_JVP, BUNDLE_VJP
-from katachi.transforms.derivatives import DERIVATIVE, FLAT
+from katachi.transforms.derivatives import FLAT
+from katachi.transforms.elementwise import DERIVATIVES
 from katachi.transforms.jvp import JVP
 from katachi.transforms.vjp import VJP
 
@@ -51,7 +52,7 @@ def test_no_cell_is_left_over(column: str) -> None:
 
 def test_a_primitive_either_differentiates_or_is_flat() -> None:
     assert not set(VJP) & FLAT and not set(JVP) & FLAT
-    assert set(DERIVATIVE) <= set(VJP) & set(JVP)
+    assert set(DERIVATIVES) <= set(VJP) & set(JVP)
 
 
 def test_a_primitive_is_alike_for_all_examples_or_has_a_rule() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from katachi.graph.dtypes import DType
+from katachi.graph.dtypes import DType, bool_
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.graph.sizes import Shape, broadcast, is_one
@@ -90,6 +90,22 @@ def reduce(primitive: str, x: Node, axes: tuple[int, ...], keepdims: bool = Fals
     if keepdims and axes:
         out = reshape(out, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
     return out
+
+
+def root_of_powers(x: Node, order: float = 2.0) -> Node:
+    """The root of a sum of squares, or of other powers: a norm. Its gradient at 0 is 0, as that of abs."""
+    nothing = compare(x, "EQ", like(x, 0.0))
+    safe = select(nothing, like(x, 1.0), x)
+    root = make("sqrt", safe) if order == 2.0 else make("power", safe, like(x, 1.0 / order))
+    return select(nothing, like(x, 0.0), root)
+
+
+def flat(value: Node, *xs: Node) -> Node:
+    """A value whose gradient is 0 for every one of `xs`, and which yet is as variable as they are."""
+    value, always = make("stop_gradient", value), full(True, value.shape, bool_, value.device)
+    for x in xs:
+        value = select(always, value, x) if x.tracked else value
+    return value
 
 
 def unspread(x: Node, shape: Shape) -> Node:

@@ -23,7 +23,8 @@ def widened(b: Builder, dtype: str, bits: Value) -> Value:
     if dtype not in HALVES:
         return bits
     if dtype == "float16" and b.halves:
-        return bits.to("bitcast", "half").to("fpext", "float")
+        # the fence: of `x > 0 ? 0 : x` LLVM 22 makes a minimum of halves, which loses the sign of -0
+        return b.intrinsic("arithmetic.fence", bits.to("bitcast", "half").to("fpext", "float"))
     bits = bits.to("zext", "i32")
     if dtype == "bfloat16":
         return (bits << 16).to("bitcast", "float")

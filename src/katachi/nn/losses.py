@@ -14,7 +14,6 @@ from katachi.nn.common import common
 from katachi.nn.signatures import classification, distance, likelihood
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
-from katachi.tensor.functions import logaddexp_of
 from katachi.tensor.operand import as_axis, floating
 from katachi.tensor.reduce import log_softmax_of
 from katachi.tensor.types import like
@@ -186,18 +185,18 @@ def _smooth(off: Node, beta: float) -> Node:
     if not beta:
         return far
     near = b.compare(far, "LT", b.like(far, beta))
-    return b.select(near, b.scale(b.multiply(off, off), 0.5 / beta), b.shift(far, -0.5 * beta))
-
-
-def _softplus(x: Node) -> Node:
-    """log(1 + exp(x)), also where exp(x) overflows or is nothing beside 1."""
-    return logaddexp_of(x, b.like(x, 0.0))
+    small = b.select(near, off, b.like(off, 0.0))  # what is infinite has no square to meet a zero
+    return b.select(near, b.scale(b.multiply(small, small), 0.5 / beta), b.shift(far, -0.5 * beta))
 
 
 def _bce(x: Node, target: Node, *rest: Any) -> Node:
     *factors, weighted, positive, reduction = rest
     x, target = _paired(x, target)
-    yes, no = _softplus(make("negate", x)), _softplus(x)
+    # log(1 + exp(-x)) and log(1 + exp(x)), the exponentials at most 1: either side of 0 its own formula, no kink
+    zero = b.like(x, 0.0)
+    above, opposite = b.compare(x, "GE", zero), make("negate", x)
+    tail = make("log_plus_one", make("exponential", b.select(above, opposite, x)))
+    yes, no = (b.add(b.select(above, *sides), tail) for sides in ((zero, opposite), (x, zero)))
     factors = [b.spread(b.convert(f, x.dtype), x.shape) for f in factors]
     if positive:
         yes = b.multiply(yes, factors[-1])

@@ -7,8 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from katachi.errors import GradientError
+from katachi.graph import build as b
 from katachi.graph.dtypes import float32, promote
 from katachi.tensor import Tensor, elementwise, reduce
+from katachi.tensor.apply import apply
+from katachi.tensor.entry import Op
+
+ROOT = Op("norm", b.root_of_powers)
 
 
 def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0) -> Any:
@@ -29,10 +34,7 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0) ->
     total = parts[0]
     for part in parts[1:]:
         total = elementwise.maximum(total, part) if norm_type == math.inf else elementwise.add(total, part)
-    if norm_type == 2.0:
-        norm = elementwise.sqrt(total)
-    else:
-        norm = total if norm_type in (1.0, math.inf) else elementwise.pow(total, 1.0 / norm_type)
+    norm = total if norm_type in (1.0, math.inf) else apply(ROOT, (total,), (float(norm_type),))
     scale = elementwise.minimum(elementwise.divide(max_norm, elementwise.add(norm, 1e-6)), 1.0)
     for p in params:
         # of a half it is a float32 scale: one of a half would have lost its digits before it is used

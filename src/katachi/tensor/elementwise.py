@@ -85,24 +85,26 @@ def divide(x1: Any, x2: Any, /) -> Any:
 
 @like(binary)
 def maximum(x1: Any, x2: Any, /) -> Any:
-    """The larger of two, broadcast; NaN if either is. At a tie each gets half the gradient. Half types are computed in
-    float32 and rounded once."""
+    """The larger of two, broadcast; NaN if either is. The gradient goes to the result, half to each at a tie. Half
+    types are computed in float32 and rounded once."""
     return apply(MAXIMUM, (x1, x2))
 
 
 @like(binary)
 def minimum(x1: Any, x2: Any, /) -> Any:
-    """The smaller of two, broadcast; NaN if either is. At a tie each gets half the gradient. Half types are computed in
-    float32 and rounded once."""
+    """The smaller of two, broadcast; NaN if either is. The gradient goes to the result, half to each at a tie. Half
+    types are computed in float32 and rounded once."""
     return apply(MINIMUM, (x1, x2))
 
 
 def _integer_power(x: Node, exponent: int) -> Node:
-    """By repeated squaring: few roundings, and a gradient without logarithms."""
+    """By repeated squaring: few roundings."""
     if exponent < 0 and not x.dtype.is_floating:
         raise DTypeError(f"{x.dtype.name} to the power {exponent} is no integer; convert with astype")
     if x.dtype is bool_:
         raise DTypeError("needs a numeric dtype, got bool")
+    if exponent < -1:  # not 1 / x ** n, whose gradient is 0 times infinity where that power is 0 or overflows
+        return make("power", x, b.like(x, exponent))
     result, square, left = None, x, exponent if exponent >= 0 else -exponent
     while left:
         if left & 1:
@@ -203,7 +205,9 @@ def log(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
 
 
 def sqrt(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The square root; NaN below 0. Half types are computed in float32 and rounded once."""
+    """The square root; NaN below 0. Half types are computed in float32 and rounded once. Its gradient at 0 is infinite,
+    so that of a norm written as `(x * x).sum().sqrt()` is NaN where all is 0; `std`, `hypot` and `abs` have a gradient
+    of 0 there."""
     return apply(SQRT, (x,))
 
 
@@ -239,7 +243,7 @@ def floor(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
 
 
 def abs(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
-    """The absolute value."""
+    """The absolute value; the gradient at 0 is 0."""
     return apply(ABS, (x,))
 
 
@@ -259,7 +263,8 @@ def _relu(x: Node) -> Node:
 
 
 def _leaky_relu(x: Node, slope: Node) -> Node:
-    return b.select(b.compare(x, "GT", b.like(x, 0)), x, b.multiply(x, slope))
+    positive = b.compare(x, "GT", b.like(x, 0))
+    return b.select(positive, x, b.multiply(b.select(positive, b.like(x, 0), x), slope))
 
 
 def _gelu(x: Node, approximate: str) -> Node:
@@ -272,7 +277,9 @@ def _gelu(x: Node, approximate: str) -> Node:
 
 
 def _inner(x: Node) -> Node:
-    return b.scale(b.add(x, b.scale(b.multiply(b.multiply(x, x), x), 0.044715)), math.sqrt(2 / math.pi))
+    square, most = b.multiply(x, x), b.like(x, 1e4)  # from there on tanh is flat, and the square may be infinite
+    square = b.select(b.compare(square, "GT", most), most, square)
+    return b.multiply(b.scale(x, math.sqrt(2 / math.pi)), b.shift(b.scale(square, 0.044715), 1.0))
 
 
 # p of erfc(z) = t exp(p(t) - z**2), t = 1 / (1 + z / 2), in Press et al., Numerical Recipes (1992), 6.2. Fitted by

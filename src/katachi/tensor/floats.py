@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ml_dtypes import finfo
+
 from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, int16, int32, int64
 from katachi.graph.node import Node
@@ -37,22 +39,23 @@ def _copysign(x: Node, y: Node) -> Node:
     x, y = unify(x, y, floating=True)
     differ = make("xor", _signbit(x), _signbit(y))
     signed = b.select(differ, make("negate", x), x)
-    # flat in y, and yet as variable as y, as its type says
-    return b.select(b.full(True, x.shape, bool_, x.device), signed, y) if y.tracked else signed
+    signed = b.select(b.compare(x, "EQ", b.like(x, 0.0)), make("stop_gradient", signed), signed)  # 0 at 0, as abs
+    return b.select(b.full(True, x.shape, bool_, x.device), signed, y) if y.tracked else signed  # flat in y
 
 
 def _hypot(x: Node, y: Node) -> Node:
     x, y = unify(x, y, floating=True)
-    zero, one, inf = (b.like(x, v) for v in (0.0, 1.0, math.inf))
+    zero, inf, least = (b.like(x, v) for v in (0.0, math.inf, float(finfo(x.dtype.numpy).smallest_normal)))
+    far = [b.compare(make("abs", v), "EQ", inf) for v in (x, y)]
+    infinite = make("or", *far)  # beside that nothing counts
+    largest = make("maximum", *(make("abs", b.select(end, v, zero)) for end, v in zip(far, (x, y), strict=True)))
+    x, y = (b.select(infinite, zero, v) for v in (x, y))
     # nothing overflows once the larger is divided out; what it is makes no difference, so nothing flows through it
-    size = make("stop_gradient", make("maximum", make("abs", x), make("abs", y)))
-    size = b.select(make("and", make("is_finite", size), b.compare(size, "NE", zero)), size, one)
+    size = make("maximum", make("maximum", make("abs", x), make("abs", y)), least)
+    size = make("stop_gradient", size)
     p, q = b.divide(x, size), b.divide(y, size)
-    square = b.add(b.multiply(p, p), b.multiply(q, q))
-    nothing = b.compare(square, "EQ", zero)  # where the root has no derivative, and the square a gradient of zero
-    root = b.select(nothing, square, make("sqrt", b.select(nothing, one, square)))
-    infinite = make("or", *(b.compare(make("abs", v), "EQ", inf) for v in (x, y)))
-    return b.select(infinite, inf, b.multiply(size, root))
+    root = b.root_of_powers(b.add(b.multiply(p, p), b.multiply(q, q)))
+    return b.select(infinite, largest, b.multiply(size, root))
 
 
 def _nextafter(x: Node, y: Node) -> Node:

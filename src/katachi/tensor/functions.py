@@ -140,11 +140,16 @@ def log10(x: Tensor[_S, _G], /) -> Tensor[_S, _G]:
 
 
 def logaddexp_of(x: Node, y: Node) -> Node:
+    """larger + log(1 + exp(smaller - larger)). Which is which is chosen as a whole, so that at a tie either formula
+    holds with all its derivatives, where those of maximum and abs have a kink that the sum has not."""
     x, y = unify(x, y, floating=True)
-    # two equal infinities have no difference
-    apart = b.select(b.compare(x, "EQ", y), b.like(x, 0.0), b.subtract(x, y))
-    tail = make("log_plus_one", make("exponential", make("negate", make("abs", apart))))
-    return b.add(make("maximum", x, y), tail)
+    first = b.compare(x, "GE", y)
+    larger, smaller = b.select(first, x, y), b.select(first, y, x)
+    # two equal infinities have no difference, and share what comes of them
+    alike = make("and", b.compare(x, "EQ", y), make("not", make("is_finite", x)))
+    larger = b.select(alike, b.scale(b.add(x, y), 0.5), larger)
+    apart = b.select(alike, b.like(x, 0.0), b.subtract(smaller, larger))
+    return b.add(larger, make("log_plus_one", make("exponential", apart)))
 
 
 LOGADDEXP = Op("logaddexp", logaddexp_of, upcast=2)
@@ -249,7 +254,8 @@ def _floor_divide(x: Node, y: Node) -> Node:
     # a whole number but for rounding
     quotient = make("round_nearest_even", b.divide(b.subtract(x, left), y))
     quotient = b.select(more, b.shift(quotient, -1.0), quotient)
-    return b.select(b.compare(y, "EQ", b.like(y, 0.0)), b.divide(x, y), quotient)
+    quotient = b.select(b.compare(y, "EQ", b.like(y, 0.0)), b.divide(x, y), quotient)
+    return b.flat(quotient, x, y)
 
 
 REMAINDER, FLOOR_DIVIDE = Op("remainder", _remainder, upcast=2), Op("floor_divide", _floor_divide, upcast=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from typing import TYPE_CHECKING, Any
 
 from katachi.graph import build as b
@@ -70,7 +71,7 @@ def _prod(x: Node, axis: Any, keepdims: bool, dtype: DType | None) -> Node:
 
 
 def _deviation(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
-    return make("sqrt", _variance(x, axis, keepdims, correction))
+    return b.root_of_powers(_variance(x, axis, keepdims, correction))
 
 
 def _argmin(x: Node, axis: Any, keepdims: bool) -> Node:
@@ -84,10 +85,12 @@ def _logsumexp(x: Node, axis: Any, keepdims: bool) -> Node:
     axes = as_axes(axis, len(x.shape))
     if 0 in [x.shape[i] for i in axes]:
         return make("log", b.reduce("reduce_sum", x, axes, keepdims))
-    top = b.reduce("reduce_max", make("stop_gradient", x), axes, keepdims=True)
-    top = b.select(make("is_finite", top), top, b.like(top, 0.0))
-    total = make("log", b.reduce("reduce_sum", make("exponential", b.subtract(x, top)), axes, keepdims=True))
-    out = b.add(total, top)
+    top = b.reduce("reduce_max", x, axes, keepdims=True)
+    fixed = make("stop_gradient", top)
+    infinite = b.compare(make("abs", fixed), "EQ", b.like(fixed, math.inf))  # beside that nothing counts
+    off = b.select(infinite, b.like(x, 0.0), b.subtract(x, fixed))
+    total = make("log", b.reduce("reduce_sum", make("exponential", off), axes, keepdims=True))
+    out = b.select(infinite, top, b.add(total, fixed))
     return out if keepdims else b.reshape(out, tuple(n for i, n in enumerate(x.shape) if i not in axes))
 
 
@@ -183,7 +186,8 @@ def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = Fal
 
 @like(variance)
 def std(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Any:
-    """The standard deviation: the square root of `var`. Half types are computed in float32 and rounded once."""
+    """The standard deviation: the square root of `var`. Of equal values it is 0, and so is its gradient. Half types are
+    computed in float32 and rounded once."""
     return apply(STD, (x,), (hashable(axis), keepdims, correction))
 
 

@@ -1,9 +1,8 @@
-"""Derivatives of element-wise functions of one variable: both differentiation columns multiply by these."""
+"""What the two differentiation columns have in common beside element-wise primitives."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, int64
@@ -12,65 +11,9 @@ from katachi.graph.primitives import make
 from katachi.graph.sizes import count
 from katachi.transforms.view import View
 
-
-def _logistic(v: View) -> Node:
-    return b.multiply(v.out, b.subtract(b.like(v.node, 1.0), v.out))
-
-
-def _tanh(v: View) -> Node:
-    return b.subtract(b.like(v.node, 1.0), b.multiply(v.out, v.out))
-
-
-def _erf(v: View) -> Node:
-    x = v.x(0)
-    return b.scale(make("exponential", make("negate", b.multiply(x, x))), 2 / math.sqrt(math.pi))
-
-
-def _one_less_square(v: View) -> Node:
-    """1 - x ** 2, as a product: near one its digits are kept."""
-    x, one = v.x(0), b.like(v.node, 1.0)
-    return b.multiply(b.subtract(one, x), b.add(one, x))
-
-
-def _inverse_sqrt(x: Node) -> Node:
-    return b.divide(b.like(x, 1.0), make("sqrt", x))
-
-
-def _acosh(v: View) -> Node:
-    """1 / sqrt(x ** 2 - 1), in two factors that neither overflow nor lose digits near one."""
-    return b.multiply(_inverse_sqrt(b.shift(v.x(0), -1.0)), _inverse_sqrt(b.shift(v.x(0), 1.0)))
-
-
-DERIVATIVE: dict[str, Callable[[View], Node]] = {
-    "tan": lambda v: b.shift(b.multiply(v.out, v.out), 1.0),
-    "asin": lambda v: _inverse_sqrt(_one_less_square(v)),
-    "acos": lambda v: make("negate", _inverse_sqrt(_one_less_square(v))),
-    "sinh": lambda v: make("cosh", v.x(0)),
-    "cosh": lambda v: make("sinh", v.x(0)),
-    "asinh": lambda v: _inverse_sqrt(b.shift(b.multiply(v.x(0), v.x(0)), 1.0)),
-    "acosh": _acosh,
-    "atanh": lambda v: b.divide(b.like(v.node, 1.0), _one_less_square(v)),
-    "exponential_minus_one": lambda v: make("exponential", v.x(0)),
-    "log_plus_one": lambda v: b.divide(b.like(v.node, 1.0), b.shift(v.x(0), 1.0)),
-    "abs": lambda v: make("sign", v.x(0)),
-    "negate": lambda v: b.like(v.node, -1.0),
-    "exponential": lambda v: v.out,
-    "log": lambda v: b.divide(b.like(v.node, 1.0), v.x(0)),
-    "sqrt": lambda v: b.divide(b.like(v.node, 0.5), v.out),
-    "tanh": _tanh,
-    "logistic": _logistic,
-    "erf": _erf,
-    "sine": lambda v: make("cosine", v.x(0)),
-    "cosine": lambda v: make("negate", make("sine", v.x(0))),
-}
-
-# Constant between jumps, or of integers: nothing flows through.
+# Of bools and integers: nothing flows through.
 FLAT = frozenset(
     [
-        "sign",
-        "floor",
-        "ceil",
-        "round_nearest_even",
         "is_finite",
         "bitcast_convert",
         "shift_left",
@@ -91,22 +34,6 @@ FLAT = frozenset(
         "input",
     ]
 )
-
-
-def atan2_slope(v: View, i: int) -> Node:
-    """x / r ** 2 and -y / r ** 2 for the angle of (x, y), with r divided out first, so that nothing overflows."""
-    y, x = v.x(0), v.x(1)
-    size = make("maximum", make("abs", y), make("abs", x))
-    mine, other = b.divide(y, size), b.divide(x, size)
-    square = b.multiply(size, b.add(b.multiply(mine, mine), b.multiply(other, other)))
-    return b.divide(other, square) if i == 0 else make("negate", b.divide(mine, square))
-
-
-def remainder_slope(v: View) -> Node:
-    """d(a rem e) / de = -trunc(a / e)."""
-    ratio = b.divide(v.x(0), v.x(1))
-    negative = b.compare(ratio, "LT", b.like(ratio, 0.0))
-    return make("negate", b.select(negative, make("ceil", ratio), make("floor", ratio)))
 
 
 def moved(x: Node, axis: int, by: int, fill: Node) -> Node:
@@ -203,35 +130,19 @@ def ranks(key: Node, axis: int, descending: bool) -> Node:
     return make("sort", key, place, axis=axis, descending=descending)
 
 
-def power_base(v: View) -> Node:
-    """d(a ** e) / da = e a ** (e - 1), and 0 where e is 0: also where a is 0 or NaN, and in derivatives of this."""
-    a, e = v.x(0), v.x(1)
-    safe = make("not", b.compare(e, "EQ", b.like(e, 0.0)))
-    safe = make("or", safe, b.compare(make("abs", a), "GT", b.like(a, 0.0)))
-    return b.multiply(e, make("power", b.select(safe, a, b.like(a, 1.0)), b.shift(e, -1.0)))
-
-
-def power_exponent(v: View) -> Node:
-    """d(a ** e) / de = a ** e log a, and 0 where a is 0."""
-    a, zero = v.x(0), b.like(v.node, 0.0)
-    at_zero = b.compare(a, "EQ", zero)
-    return b.select(at_zero, zero, b.multiply(v.out, make("log", b.select(at_zero, b.like(a, 1.0), a))))
-
-
-def extreme_share(v: View, i: int, direction: str) -> Node:
-    """1 where operand i of maximum or minimum wins, a half at a tie."""
-    mine, other, one = v.x(i), v.x(1 - i), b.like(v.node, 1.0)
-    losing = b.select(b.compare(mine, "EQ", other), b.like(v.node, 0.5), b.like(v.node, 0.0))
-    return b.select(b.compare(mine, direction, other), one, losing)
-
-
-def reduced_share(v: View) -> Node:
-    """For reduce_max and reduce_min: 1 / (number of ties) at the extremes, 0 elsewhere."""
+def reduced_part(g: Node, v: View) -> Node:
+    """For reduce_max and reduce_min: g over the number of ties at the extremes (at NaN, if there is any), else 0."""
     x, axes = v.x(0), v.attrs["axes"]
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-    hit = b.convert(b.compare(x, "EQ", b.spread(b.reshape(v.out, kept), x.shape)), x.dtype)
-    ties = b.reduce("reduce_sum", hit, axes, keepdims=True)
-    return b.divide(hit, b.spread(ties, x.shape))
+    stays = b.compare(x, "EQ", b.spread(b.reshape(v.out, kept), x.shape))
+    stays = make("or", stays, b.compare(x, "NE", x))
+    ties = b.reduce("reduce_sum", b.convert(stays, x.dtype), axes, keepdims=True)
+    return b.select(stays, b.divide(g, b.spread(ties, x.shape)), b.like(g, 0.0))
+
+
+def shared(g: Node, share: Node) -> Node:
+    """g times a share; to a share of 0 nothing flows, not even what is infinite."""
+    return b.select(b.compare(share, "EQ", b.like(share, 0.0)), b.like(g, 0.0), b.multiply(g, share))
 
 
 def scatter_winners(v: View) -> Node:

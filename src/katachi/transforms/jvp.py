@@ -11,15 +11,12 @@ from katachi.graph.primitives import make
 from katachi.transforms import derivatives as d
 from katachi.transforms.attention import ATTENTION_JVP
 from katachi.transforms.control import BUNDLE_JVP
+from katachi.transforms.elementwise import DERIVATIVES, Derivative
 from katachi.transforms.view import View
 from katachi.transforms.vjp import itself
 
 Tangents = Sequence[Node | None]
 Rule = Callable[[View, Tangents], "Node | None"]
-
-
-def _unary(derivative: Callable[[View], Node]) -> Rule:
-    return lambda v, t: None if t[0] is None else b.multiply(t[0], derivative(v))
 
 
 def _sum(terms: Sequence[Node | None]) -> Node | None:
@@ -30,11 +27,11 @@ def _sum(terms: Sequence[Node | None]) -> Node | None:
     return total
 
 
-def _product(*slopes: Callable[[View], Node]) -> Rule:
-    """Element-wise in several operands: tangents times partial derivatives."""
+def _parts(*parts: Derivative) -> Rule:
+    """Element-wise in several operands: the sum of what each tangent becomes."""
 
     def rule(v: View, t: Tangents) -> Node | None:
-        return _sum([None if x is None else b.multiply(x, s(v)) for x, s in zip(t, slopes, strict=True)])
+        return _sum([None if x is None else part(x, v) for x, part in zip(t, parts, strict=True)])
 
     return rule
 
@@ -71,7 +68,7 @@ def _select(v: View, t: Tangents) -> Node | None:
 
 
 def _reduce_extreme(v: View, t: Tangents) -> Node | None:
-    return None if t[0] is None else b.reduce("reduce_sum", b.multiply(t[0], d.reduced_share(v)), v.attrs["axes"])
+    return None if t[0] is None else b.reduce("reduce_sum", d.reduced_part(t[0], v), v.attrs["axes"])
 
 
 def _reduce_prod(v: View, t: Tangents) -> Node | None:
@@ -109,7 +106,8 @@ def _scatter(v: View, t: Tangents) -> Node | None:
     combine = v.attrs["combine"]
     if combine not in ("set", "add"):
         of_x, of_update = d.scatter_factors(v) if combine == "multiply" else d.scatter_extreme_shares(v)
-        x, update, combine = b.multiply(x, of_x), b.multiply(update, of_update), "add"
+        flow = b.multiply if combine == "multiply" else d.shared
+        x, update, combine = flow(x, of_x), flow(update, of_update), "add"
     return make("scatter", x, v.x(1), update, **{**v.attrs, "combine": combine})
 
 
@@ -126,23 +124,10 @@ def _custom(v: View, t: Tangents) -> Node | None:
 JVP: dict[str, Rule] = {
     "custom_gradient": _custom,
     "custom_call": _custom_call,
-    **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
-    "negate": _linear,
+    **{name: _parts(*parts) for name, parts in DERIVATIVES.items()},
     "variable": lambda v, t: t[0],
     "to_device": _linear,
     "optimization_barrier": lambda v, t: t[0],
-    "add": lambda v, t: _sum(t),
-    "subtract": lambda v, t: _sum([t[0], None if t[1] is None else make("negate", t[1])]),
-    "multiply": _bilinear,
-    "divide": _product(
-        lambda v: b.divide(b.like(v.node, 1.0), v.x(1)),
-        lambda v: make("negate", b.divide(v.out, v.x(1))),
-    ),
-    "power": _product(d.power_base, d.power_exponent),
-    "maximum": _product(*(lambda v, i=i: d.extreme_share(v, i, "GT") for i in range(2))),
-    "minimum": _product(*(lambda v, i=i: d.extreme_share(v, i, "LT") for i in range(2))),
-    "atan2": _product(*(lambda v, i=i: d.atan2_slope(v, i) for i in range(2))),
-    "remainder": _product(lambda v: b.like(v.node, 1.0), d.remainder_slope),
     "select": _select,
     "convert": lambda v, t: None if t[0] is None or not v.node.dtype.is_floating else _linear(v, t),
     "broadcast_in_dim": _linear,

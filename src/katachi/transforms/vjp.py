@@ -13,13 +13,10 @@ from katachi.graph.site import origin
 from katachi.transforms import derivatives as d
 from katachi.transforms.attention import ATTENTION_VJP
 from katachi.transforms.control import BUNDLE_VJP
+from katachi.transforms.elementwise import DERIVATIVES
 from katachi.transforms.view import View
 
 Rule = Callable[[Node, View], Node]
-
-
-def _unary(derivative: Callable[[View], Node]) -> tuple[Rule]:
-    return (lambda g, v: b.multiply(g, derivative(v)),)
 
 
 def _zero(g: Node) -> Node:
@@ -100,7 +97,7 @@ def _reduce_sum(g: Node, v: View) -> Node:
 
 
 def _reduce_extreme(g: Node, v: View) -> Node:
-    return b.multiply(_reduce_sum(g, v), d.reduced_share(v))
+    return d.reduced_part(_reduce_sum(g, v), v)
 
 
 def _reverse_sum(g: Node, v: View) -> Node:
@@ -209,7 +206,7 @@ def _scatter_operand(g: Node, v: View) -> Node:
         return make("scatter", g, v.x(1), b.like(v.like(2), 0.0), **v.attrs)
     if combine == "multiply":
         return b.multiply(g, d.scatter_factors(v)[0])
-    return g if combine == "add" else b.multiply(g, d.scatter_extreme_shares(v)[0])
+    return g if combine == "add" else d.shared(g, d.scatter_extreme_shares(v)[0])
 
 
 def _scatter_update(g: Node, v: View) -> Node:
@@ -219,7 +216,7 @@ def _scatter_update(g: Node, v: View) -> Node:
         return b.select(d.scatter_winners(v), read, b.like(read, 0.0))
     if combine == "multiply":
         return b.multiply(read, d.scatter_factors(v)[1])
-    return read if combine == "add" else b.multiply(read, d.scatter_extreme_shares(v)[1])
+    return read if combine == "add" else d.shared(read, d.scatter_extreme_shares(v)[1])
 
 
 def _sort(g: Node, v: View) -> Node:
@@ -248,26 +245,10 @@ def _is_zero(n: Node) -> bool:
 
 
 VJP: dict[str, Sequence[Rule | None]] = {
-    **{name: _unary(f) for name, f in d.DERIVATIVE.items()},
-    "negate": (lambda g, v: make("negate", g),),
+    **DERIVATIVES,
     "variable": (lambda g, v: g,),
     "to_device": (lambda g, v: b.to_device(g, v.like(0).device),),
     "optimization_barrier": (lambda g, v: g,),
-    "add": (lambda g, v: g, lambda g, v: g),
-    "subtract": (lambda g, v: g, lambda g, v: make("negate", g)),
-    "multiply": (lambda g, v: b.multiply(g, v.x(1)), lambda g, v: b.multiply(g, v.x(0))),
-    "divide": (
-        lambda g, v: b.divide(g, v.x(1)),
-        lambda g, v: make("negate", b.divide(b.multiply(g, v.out), v.x(1))),
-    ),
-    "power": (
-        lambda g, v: b.multiply(g, d.power_base(v)),
-        lambda g, v: b.multiply(g, d.power_exponent(v)),
-    ),
-    "maximum": tuple(lambda g, v, i=i: b.multiply(g, d.extreme_share(v, i, "GT")) for i in range(2)),
-    "minimum": tuple(lambda g, v, i=i: b.multiply(g, d.extreme_share(v, i, "LT")) for i in range(2)),
-    "atan2": tuple(lambda g, v, i=i: b.multiply(g, d.atan2_slope(v, i)) for i in range(2)),
-    "remainder": (lambda g, v: g, lambda g, v: b.multiply(g, d.remainder_slope(v))),
     "select": (
         None,
         lambda g, v: b.select(_which(v), g, b.like(g, 0.0)),
