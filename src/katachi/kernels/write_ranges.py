@@ -67,6 +67,10 @@ def _along(b: Builder, row: Value, by: int) -> Value:
     return b.shuffle(row, row, [min(i + by, _LANES - 1) for i in range(_LANES)]) if by else row
 
 
+def _number(n: Value) -> Value:
+    return n.b.op("float", 1, f"uitofp {n.typed} to float")
+
+
 def _ordinary(top: Value) -> Value:
     """Whether products with a largest magnitude neither overflow nor vanish."""
     return top.eq(0) | (top - _SMALLEST).compare("ult", "", _LARGEST - _SMALLEST)
@@ -77,19 +81,21 @@ def rows_of(b: Builder, noted: Value, span: Value, count: int) -> list[Value]:
     return [b.load("i32", b.place("i32", noted, span * i), _LANES) for i in range(count)]
 
 
-def _whole(b: Builder, rows: Sequence[Value], side: int) -> tuple[Value, Value]:
-    """The largest magnitude of a tile's pixels, and whether it is ordinary and near enough to their mean."""
+def _whole(b: Builder, rows: Sequence[Value], side: int, inside: Value) -> tuple[Value, Value]:
+    """The largest magnitude of a tile's pixels, and whether it is ordinary and near enough to the mean of those
+    `inside` the image."""
     mask = _first(b, side)
     top = b.reduce("umax", b.select(mask, largest(b, rows), b.const("i32", 0, _LANES)))
     sums = functools.reduce(lambda x, y: x + y, map(_float, rows))
     total = b.reduce("fadd", b.select(mask, sums, b.const("float", 0.0, _LANES)))
-    return top, _ordinary(top) & (total * (_ABOVE_PIXELS / side**2) >= _float(top))
+    return top, _ordinary(top) & (total * _ABOVE_PIXELS >= _float(top) * _number(inside))
 
 
-def level_of_tile(b: Builder, rows: Sequence[Value], high: Value, wide: Value) -> Value:
-    """The level of a tile of x of which so many rows and columns of outputs are wanted."""
+def level_of_tile(b: Builder, rows: Sequence[Value], inside: Value, high: Value, wide: Value) -> Value:
+    """The level of a tile of x with so many pixels `inside` the image, and of whose outputs so many rows and columns
+    are wanted."""
     infinity = b.const("i32", _INFINITY, _LANES)
-    top, whole = _whole(b, rows, _SIDE)
+    top, whole = _whole(b, rows, _SIDE, inside)
     weakest = infinity
     for i in range(_WINDOW):
         column = largest(b, rows[i : i + 3])
@@ -104,13 +110,18 @@ def level_of_tile(b: Builder, rows: Sequence[Value], high: Value, wide: Value) -
 def level_of_pair(b: Builder, rows: Sequence[Value], gradient: Sequence[Value]) -> Value:
     """The level of a tile of x with one of the output's gradient: each tap of the kernel is to get products that are
     near the largest one, for at each tap the error is one of the largest."""
-    (x, x_whole), (g, g_whole) = _whole(b, rows, _SIDE), _whole(b, gradient, _WINDOW)
-    inside, nothing = _first(b, _WINDOW), b.const("i32", 0, _LANES)
-    taps = []
+    # pixels beyond the edges count as zeros: where there are few others, a direct sum has few terms
+    x, x_whole = _whole(b, rows, _SIDE, b.const("i64", _SIDE**2))
+    g, g_whole = _whole(b, gradient, _WINDOW, b.const("i64", _WINDOW**2))
+    weakest = []
     for i, j in itertools.product(range(3), range(3)):
         products = [_float(_along(b, x, j)) * _float(g) for x, g in zip(rows[i:], gradient, strict=False)]
-        taps.append(b.reduce("umax", b.select(inside, largest(b, [b.bits(p) for p in products]), nothing)))
-    near = _float(smallest(b, taps)) * _APART >= _float(x) * _float(g)
+        tap = largest(b, [b.bits(p) for p in products])
+        tap = b.shuffle(tap, tap, range(_WINDOW))  # beyond lies the next tile
+        for by in (2, 1):  # every lane becomes the largest of all
+            tap = largest(b, [tap, b.shuffle(tap, tap, [(k + by) % _WINDOW for k in range(_WINDOW)])])
+        weakest.append(tap)
+    near = _float(b.reduce("umin", smallest(b, weakest))) * _APART >= _float(x) * _float(g)
     return _level(b, x_whole & g_whole & near, b.const("i1", 1))
 
 
@@ -118,8 +129,7 @@ def level_of_taps(b: Builder, taps: Sequence[Value], total: Value, count: Value)
     """The levels of output channels, a lane each: the largest magnitude of each tap over `count` channels, and the sum
     of all magnitudes."""
     top = largest(b, taps)
-    many = b.op("float", 1, f"uitofp {(count * len(taps)).typed} to float")
-    whole = _ordinary(top) & (total * _ABOVE_TAPS >= _float(top) * many)
+    whole = _ordinary(top) & (total * _ABOVE_TAPS >= _float(top) * _number(count * len(taps)))
     return _level(b, whole, _float(smallest(b, taps)) * _APART >= _float(top))
 
 

@@ -113,6 +113,12 @@ class Tiles(Writer):
         image, row = self.split(number, self.v["down"])
         return image, row * OUT
 
+    def inside(self, first: Value, size: Value) -> Value:
+        """How many pixels of a tile from `first` on lie inside an image, along one axis."""
+        b = self.b
+        low, high = b.select(first > 0, first, self.zero), b.smin(first + TILE, size)
+        return b.select(high > low, high - low, self.zero)
+
     def copied(self, copy: Value, number: Value) -> None:
         """A row of tiles of x: copy[row][pixel][channel]."""
         v = self.v

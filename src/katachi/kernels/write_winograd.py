@@ -89,9 +89,11 @@ class _Winograd(Tiles):
             self.inputs(copy, points, first + r, r)
             levels = b.place("i32", copy, v["levels_at"] + r * v["across"])
             _, y = self.tile_row(first + r)
+            down = self.inside(y - v["low"], v["height"])
             with b.loop(self.zero, v["across"]) as t:
                 noted = rows_of(b, b.place("i32", copy, v["noted_at"] + t * OUT), v["span"], TILE)
-                level = level_of_tile(b, noted, v["high"] - y, v["wide"] - t * OUT)
+                inside = down * self.inside(t * OUT - v["left"], v["width"])
+                level = level_of_tile(b, noted, inside, v["high"] - y, v["wide"] - t * OUT)
                 b.store(level, b.place("i32", levels, t))
                 worst.set(largest(b, [worst.get(), level]))
         filters = b.scratch()
@@ -207,6 +209,8 @@ class _Winograd(Tiles):
         levels = b.place("i32", copy, v["levels_at"])
         noted = b.place("i32", copy, v["noted_at"])
         worst = b.variable(b.const("i32", 0))
+        _, y = self.tile_row(number)
+        high = b.smin(v["high"] - y, OUT)
         with b.loop(self.zero, v["across"]) as t:
             rows = rows_of(b, b.place("i32", noted, t * OUT), v["span"], TILE)
             gradient = rows_of(b, b.place("i32", noted, v["span"] * TILE + t * OUT), v["span"], OUT)
@@ -220,7 +224,6 @@ class _Winograd(Tiles):
             again = self.at(copy, v["again_at"])
             self.copied(copy, number)
             self.gradient_copied(again, self.at(noted, v["span"] * TILE), number)
-            _, y = self.tile_row(number)
             with b.loop(self.zero, v["across"]) as t, b.when(b.load("i32", b.place("i32", levels, t)) >= WIDE):
                 place = index * v["across"] + t
                 with b.loop(self.zero, b.const("i64", POINTS)) as e:
@@ -228,7 +231,7 @@ class _Winograd(Tiles):
                     with b.loop(self.zero, v["panels"]) as panel:
                         at = ((e * v["panels"] + panel) * v["most"] + place) * self.width
                         self.clear(self.at(panels, at), b.const("i64", self.width))
-                high, wide = b.smin(v["high"] - y, OUT), b.smin(v["wide"] - t * OUT, OUT)
+                wide = b.smin(v["wide"] - t * OUT, OUT)
                 with b.loop(self.zero, high) as i, b.loop(self.zero, v["panels"]) as panel:
                     row = self.at(again, ((i * v["across"] + t) * OUT) * v["row"] + panel * self.width)
                     self.direct_taps(self.at(copy, (i * v["pitch"] + t * OUT) * v["deep"]), row, wide, panel, taps)
