@@ -108,7 +108,7 @@ def numbers(draw: st.DrawFn, shape: tuple[int, ...], scaled: bool = True) -> Arr
     elif kind == "regions":
         x[..., rng.integers(0, shape[-2] + 1) :, :] *= draw(st.sampled_from([0, 1e-12, 1e-6, 1e-3, 30, 1e4]))
     elif kind == "scales":
-        x *= 10 ** rng.uniform(-1, 1, (1, shape[1], 1, 1))
+        x *= 10 ** rng.uniform(-0.5, 0.5, (1, shape[1], 1, 1))
     for _ in range(draw(st.integers(0, 4))):
         exponent = draw(st.one_of(st.floats(0, 4), st.floats(4, 30)))
         value = draw(st.sampled_from([10.0**exponent] * 6 + [np.nan, np.inf]))

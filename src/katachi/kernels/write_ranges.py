@@ -28,7 +28,7 @@ MAGNITUDE = 0x7FFFFFFF  # a float32's bits without its sign
 _LANES = 8  # the pixels of one row of a tile, and two more
 _SIDE, _WINDOW = 6, 4  # of a tile of x, and of one of outputs
 _APART = 8.0  # how far a window may be below the largest value of its tile
-_ABOVE_PIXELS = 8.0  # how far the largest value may be above the mean of the pixels
+_ABOVE_PIXELS = 12.0  # how far the largest value may be above the mean of the other pixels
 _ABOVE_TAPS = 64.0  # and above the mean of all weights of one output channel
 
 
@@ -82,13 +82,13 @@ def rows_of(b: Builder, noted: Value, span: Value, count: int) -> list[Value]:
 
 
 def _whole(b: Builder, rows: Sequence[Value], side: int, inside: Value) -> tuple[Value, Value]:
-    """The largest magnitude of a tile's pixels, and whether it is ordinary and near enough to the mean of those
-    `inside` the image."""
+    """The largest magnitude of a tile's pixels, and whether it is ordinary and near enough to the mean of the others;
+    `inside` the image are so many."""
     mask = _first(b, side)
     top = b.reduce("umax", b.select(mask, largest(b, rows), b.const("i32", 0, _LANES)))
     sums = functools.reduce(lambda x, y: x + y, map(_float, rows))
     total = b.reduce("fadd", b.select(mask, sums, b.const("float", 0.0, _LANES)))
-    return top, _ordinary(top) & (total * _ABOVE_PIXELS >= _float(top) * _number(inside))
+    return top, _ordinary(top) & ((total - _float(top)) * _ABOVE_PIXELS >= _float(top) * _number(inside))
 
 
 def level_of_tile(b: Builder, rows: Sequence[Value], inside: Value, high: Value, wide: Value) -> Value:
@@ -107,12 +107,12 @@ def level_of_tile(b: Builder, rows: Sequence[Value], inside: Value, high: Value,
     return _level(b, whole & near, _float(least) * _APART >= _float(top))
 
 
-def level_of_pair(b: Builder, rows: Sequence[Value], gradient: Sequence[Value]) -> Value:
+def level_of_pair(
+    b: Builder, rows: Sequence[Value], inside: Value, gradient: Sequence[Value], wanted: Value
+) -> Value:  # fmt: skip
     """The level of a tile of x with one of the output's gradient: each tap of the kernel is to get products that are
     near the largest one, for at each tap the error is one of the largest."""
-    # pixels beyond the edges count as zeros: where there are few others, a direct sum has few terms
-    x, x_whole = _whole(b, rows, _SIDE, b.const("i64", _SIDE**2))
-    g, g_whole = _whole(b, gradient, _WINDOW, b.const("i64", _WINDOW**2))
+    (x, x_whole), (g, g_whole) = _whole(b, rows, _SIDE, inside), _whole(b, gradient, _WINDOW, wanted)
     weakest = []
     for i, j in itertools.product(range(3), range(3)):
         products = [_float(_along(b, x, j)) * _float(g) for x, g in zip(rows[i:], gradient, strict=False)]

@@ -210,11 +210,13 @@ class _Winograd(Tiles):
         noted = b.place("i32", copy, v["noted_at"])
         worst = b.variable(b.const("i32", 0))
         _, y = self.tile_row(number)
-        high = b.smin(v["high"] - y, OUT)
+        down, high = self.inside(y - v["low"], v["height"]), b.smin(v["high"] - y, OUT)
         with b.loop(self.zero, v["across"]) as t:
+            inside = down * self.inside(t * OUT - v["left"], v["width"])
+            wanted = high * b.smin(v["wide"] - t * OUT, OUT)
             rows = rows_of(b, b.place("i32", noted, t * OUT), v["span"], TILE)
             gradient = rows_of(b, b.place("i32", noted, v["span"] * TILE + t * OUT), v["span"], OUT)
-            level = level_of_pair(b, rows, gradient)
+            level = level_of_pair(b, rows, inside, gradient, wanted)
             b.store(level, b.place("i32", levels, t))
             worst.set(largest(b, [worst.get(), level]))
         with b.when(worst.get() >= WIDE):
