@@ -182,15 +182,16 @@ def tried(row: Row) -> set[Op]:
     return operations
 
 
-# no arithmetic on floats, or none that has a gradient; what stands for a whole graph; the norm of clip_grad_norm_, which
-# is float32
+# no arithmetic on floats, or none that has a gradient; what stands for a whole graph; the norm of clip_grad_norm_, of
+# float32
 WITHOUT_ARITHMETIC = """
     T all any argmax argmin argsort astype backward bitwise_and bitwise_invert bitwise_left_shift bitwise_or
-    bitwise_right_shift bitwise_xor broadcast_to ceil chunk concat cond count_nonzero custom_call custom_gradient diag
-    diagonal equal expand_dims eye flatten flip floor freeze full gradients greater greater_equal index isfinite isinf
-    isnan jvp less less_equal logical_and logical_not logical_or logical_xor matrix_transpose merge_heads moveaxis
-    nextafter norm not_equal ones pad permute rand randint randn repeat reshape roll round scan searchsorted set sign signbit
-    split split_heads squeeze stack tile topk transpose tril triu trunc unique unstack variable vmap while_loop zeros
+    bitwise_right_shift bitwise_xor broadcast_to ceil chunk concat cond count_nonzero custom_call custom_gradient
+    diag diagonal equal expand_dims eye flatten flip floor freeze full gradients greater greater_equal index
+    isfinite isinf isnan jvp less less_equal logical_and logical_not logical_or logical_xor matrix_transpose
+    merge_heads moveaxis nextafter norm not_equal ones pad permute rand randint randn repeat reshape roll round scan
+    searchsorted set sign signbit split split_heads squeeze stack tile topk transpose tril triu trunc unique unstack
+    variable vmap while_loop zeros
 """.split()  # noqa: SIM905 - a table of words
 
 

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from katachi.graph.attention import FIRST_MASK
+from katachi.graph.costs import DEAR, DRAWN, SLOW, WINDOW, costing
 from katachi.graph.node import Node
 from katachi.kernels import attention, convolution, in_order, matmul, unpool
 from katachi.kernels.lower import INDEX, Indices, ones_apart
 from katachi.kernels.matmul import base
 from katachi.kernels.nest import REDUCING, depths, reduced, without_ones
 
-WINDOWED = ("reduce_window", "reduce_window_gradient", "convolution")  # read elements of their operands many times
-DEAR = frozenset(("exponential", "tanh", "erf", "log", "power", "logistic", "sine", "cosine", "rng_bits", *WINDOWED))
-SLOW = DEAR | {"sqrt", "divide", "remainder", "floor_divide"}  # not to be repeated for each element of an axis
+WINDOWED = costing(WINDOW)
+_DEAR = costing(DEAR, DRAWN, WINDOW)
+_SLOW = costing(SLOW, DEAR, DRAWN, WINDOW)  # not to be repeated for each element of an axis
 _MANY = 12  # nodes: a longer cheap chain with several readers is stored
 _MOST_NODES, _MOST_BUFFERS = 120, 24  # of a group, so that a kernel compiles quickly
 
@@ -189,9 +190,9 @@ def _roots(
         chosen.difference_update(demanded)
         # what has fewer axes is computed once for many elements
         size[node] = 1 + sum(size[x] for x in node.inputs if x not in roots and not _expands(node))
-        if without_ones(node.shape) and (kind in DEAR or any(x in dear and x not in roots for x in node.inputs)):
+        if without_ones(node.shape) and (kind in _DEAR or any(x in dear and x not in roots for x in node.inputs)):
             dear.add(node)
-        if without_ones(node.shape) and (kind in SLOW or any(x in slow and x not in roots for x in node.inputs)):
+        if without_ones(node.shape) and (kind in _SLOW or any(x in slow and x not in roots for x in node.inputs)):
             slow.add(node)
         if node in single or kind in REDUCING or size[node] > _MOST_NODES:
             roots.add(node)

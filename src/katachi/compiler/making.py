@@ -14,9 +14,8 @@ from katachi.compiler.steps import Step, last_uses, nbytes
 from katachi.devices.cpu.launch import Kernels
 from katachi.devices.cpu.pool import pool
 from katachi.devices.cpu.tasks import kernels_of
-from katachi.graph.attention import FIRST_MASK
+from katachi.graph.costs import operations
 from katachi.graph.node import Node, toposort
-from katachi.graph.sizes import count
 from katachi.kernels.loops import SCRATCH
 from katachi.kernels.lower import lowerable
 from katachi.kernels.nest import row_steps
@@ -96,16 +95,4 @@ def _seconds(groups: Sequence[Group]) -> float:
     """Roughly, and rather too much: how long the groups take on a slow machine."""
     moved = sum(nbytes(n) for g in groups for n in (*g.inputs, *g.outputs))
     products = [n for g in groups if g.kind not in ("loops", "in order") for n in g.outputs]
-    return sum(map(_operations, products)) / 5e10 + moved / 5e9
-
-
-def _operations(node: Node) -> float:
-    """Of a matrix product, a convolution or attention; or as many as take the time of a sort."""
-    if node.primitive == "sort":
-        return 2500.0 * count(node.shape)
-    if node.primitive in FIRST_MASK:
-        return 4.0 * count(node.inputs[0].shape) * node.inputs[1].shape[-2]
-    if node.primitive == "dot_general":
-        axes, _ = node.attrs["contract"]
-        return 2.0 * count(node.shape) * count(tuple(node.inputs[0].shape[i] for i in axes))
-    return 2.0 * count(node.shape) * count(node.inputs[1].shape[1:]) if len(node.inputs) > 1 else 0.0
+    return sum(map(operations, products)) / 5e10 + moved / 5e9

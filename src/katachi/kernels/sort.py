@@ -43,7 +43,8 @@ def lower_sort(node: Node, output: Node, rows: Mapping[Node, int], threads: int,
     if size * many == 0:
         return Steps([])
     bits = 8 * key.dtype.itemsize
-    kind = Sort(key.dtype.name, bits, 8 * payload.dtype.itemsize, node.attrs["descending"], bits <= 32 > size >> 32)
+    narrow = bits <= 32 and size <= 1 << 32  # so that key and index fit into 64 bits together
+    kind = Sort(key.dtype.name, bits, 8 * payload.dtype.itemsize, node.attrs["descending"], narrow)
     tasks = min(many, 4 * threads) if size * many > _ALONE else 1
     chunk = -(-many // tasks)
     each = (2 if kind.narrow else 4) * 8 * (-(-size // _LANES) * _LANES) + bits * 256

@@ -4,6 +4,10 @@ A tile of 6x6 inputs, every fourth in both directions, is transformed, and so is
 channels are then multiplied as matrices, and 36 products transform back to 4x4 outputs. The points 0, +-sqrt(1/2),
 +-sqrt(2) and infinity keep the error near that of plain sums. The gradient of the kernel is the same read backwards:
 4x4 tiles of the output's gradient are spread to 36 points, and the sums over all tiles transform back to 3x3.
+
+Its error is a few roundings of the largest value of a tile, so tiles whose values differ too much, or are not finite,
+are computed directly, from the same copy and with the plain taps, which stand behind the transformed ones
+(`write_ranges.py` tells which tiles).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ Array = np.ndarray[Any, Any]
 
 OUT, TILE = 4, 6  # outputs and inputs along one side of a tile
 POINTS = TILE * TILE
+TAPS = 9
 FEWEST = 32  # channels on either side
 _CACHE = 200_000  # transformed elements of a task
 
@@ -30,14 +35,15 @@ class Winograd(NamedTuple):
     """The key of a compiled kernel."""
 
     dtype: str
-    part: str  # "filters" and "image tiles", or "gradient tiles" and "gradient sum"
+    part: str  # "filters", "filter levels" and "image tiles", or "gradient tiles" and "gradient sum"
 
 
 NAMES = (
     "x", "w", "y", "x_offset", "w_offset", "x_image", "x_channel", "x_step", "w_term", "w_out", "w_step", "w_across",
     "images", "channels", "channels_out", "height", "width", "high", "wide", "low", "left", "down", "across", "rows",
     "most", "deep", "panels", "row", "pitch", "own", "each", "rows_table", "terms_table", "points_at",
-    "second_at", "last_at", "parts", "per_part", "acc",
+    "second_at", "last_at", "parts", "per_part", "acc", "matrix", "span", "noted_at", "levels_at", "again_at",
+    "pixels_table",
 )  # fmt: skip
 
 
@@ -87,18 +93,33 @@ def lower(p: Problem, v: dict[str, int], threads: int, mr: int, lanes: int, widt
     channels = max(deep, row)
     v["points_at"] = strip = (TILE * v["pitch"] + lanes) * channels
     v["second_at"] = strip + POINTS * most * deep
-    v["last_at"] = v["second_at"] + POINTS * most * row
+    v["last_at"] = last = v["second_at"] + POINTS * most * row
+    v["span"] = span = -(-v["pitch"] // lanes) * lanes + 8
+    # behind the results: the magnitudes of a row of tiles, the levels of all tiles, what is computed directly
+    v["noted_at"] = noted = last + (0 if p.weights else OUT * across * OUT * lanes + lanes * lanes)
+    v["levels_at"] = noted + (2 * TILE if p.weights else TILE) * span
+    v["again_at"] = again = v["levels_at"] + rows * across
+    pixels = np.arange(OUT * OUT)
+    places = pixels // OUT * v["pitch"] + pixels % OUT
     if not p.weights:
-        places = np.arange(-(-most // mr) * mr)
-        tables = {"rows_table": np.stack([places * deep, places * row], 1), "terms_table": np.arange(p.channels)}
-        counts = [("filters", p.channels), ("image tiles", -(-tile_rows // rows))]
-        own = v["last_at"] + OUT * across * OUT * lanes + lanes * lanes
-        return tables, counts, POINTS * p.channels * row, own
+        moved = np.arange(-(-most // mr) * mr)
+        spare = np.full((-len(pixels) % mr, 2), (0, OUT * OUT * row))  # results that nobody reads
+        tables = {
+            "rows_table": np.stack([moved * deep, moved * row], 1), "terms_table": np.arange(p.channels),
+            "pixels_table": np.concatenate([np.stack([places * deep, pixels * row], 1), spare]),
+        }  # fmt: skip
+        v["matrix"] = p.channels * row
+        counts = [("filters", p.channels), ("filter levels", v["panels"]), ("image tiles", -(-tile_rows // rows))]
+        return tables, counts, (POINTS + TAPS) * v["matrix"] + v["panels"], again + (OUT * OUT + 1) * row
     # a part is what one task sums: as many as threads, so that their sums, 36 matrices each, stay few
     v["per_part"] = max(-(-tile_rows // wanted), 1)
     v["parts"] = parts = max(-(-tile_rows // v["per_part"]), 1)
-    v["acc"] = POINTS * (deep + mr) * row
-    places = np.arange(deep + mr)
-    tables = {"rows_table": np.stack([places, places * row], 1), "terms_table": np.arange(most) * deep}
+    v["matrix"] = (deep + mr) * row
+    v["acc"] = (POINTS + TAPS) * v["matrix"] + row  # and whether there is anything at the taps
+    moved = np.arange(deep + mr)
+    tables = {
+        "rows_table": np.stack([moved, moved * row], 1), "terms_table": np.arange(most) * deep,
+        "pixels_table": np.arange(OUT) * deep,
+    }  # fmt: skip
     counts = [("gradient tiles", parts), ("gradient sum", p.channels)]
-    return tables, counts, parts * v["acc"], v["last_at"]
+    return tables, counts, parts * v["acc"], again + (OUT * OUT * across + lanes) * row

@@ -19,6 +19,7 @@ from katachi.compiler import program as compiler
 from katachi.compiler.steps import nbytes
 from katachi.devices.memory import Buffer
 from katachi.graph import build as b
+from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
 from katachi.transforms import vjp
@@ -195,32 +196,7 @@ def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
     return asked, asking, set(ct)
 
 
-DEAR = frozenset(("exponential", "tanh", "erf", "log", "power", "logistic", "sine", "cosine"))  # of one element each
-CHEAP = frozenset(
-    [
-        "broadcast_in_dim",
-        "reshape",
-        "transpose",
-        "slice",
-        "reverse",
-        "convert",
-        "negate",
-        "abs",
-        "sign",
-        "not",
-        "and",
-        "or",
-        "add",
-        "subtract",
-        "multiply",
-        "maximum",
-        "minimum",
-        "compare",
-        "select",
-        "iota",
-        "constant",
-    ]
-)
+_CHEAP, _DEAR = costing(CHEAP), costing(DEAR)
 
 
 def _cheaper(asked: set[Node]) -> set[Node]:
@@ -234,8 +210,8 @@ def _cheaper(asked: set[Node]) -> set[Node]:
         if node.primitive == "input":
             continue  # kept in any case
         more = {x for x in node.inputs if x.primitive != "input" and x not in wanted}
-        again = node.primitive in CHEAP and sum(map(_weight, more)) <= nbytes(node)
-        if again or (node.primitive in DEAR and _within(node, wanted)):
+        again = node.primitive in _CHEAP and sum(map(_weight, more)) <= nbytes(node)
+        if again or (node.primitive in _DEAR and _within(node, wanted)):
             wanted |= more
             for x in more:
                 heapq.heappush(heap, (-x.serial, x))
@@ -251,7 +227,7 @@ def _within(node: Node, wanted: set[Node]) -> bool:
         x = stack.pop()
         if x in wanted or not _weight(x):
             continue
-        if x.primitive not in CHEAP:
+        if x.primitive not in _CHEAP:
             return False
         stack += x.inputs
     return True
