@@ -165,6 +165,13 @@ def changing_sizes(rng: random.Random) -> None:
     assert state(a, a_opt) == state(b, b_opt), "the two forms differ"
 
 
+def taken(opt: Any) -> int:
+    """How many steps an optimiser has taken."""
+    counts = {s["step"] for s in opt.state.values()} or {0}
+    assert len(counts) == 1, f"half a step: {counts}"
+    return counts.pop()
+
+
 def interrupts(rng: random.Random) -> None:
     """Ctrl-C at random moments: each step is taken or not, and the end is that of an undisturbed run."""
     compiled, seed = rng.random() < 0.5, rng.randrange(100)
@@ -181,7 +188,7 @@ def interrupts(rng: random.Random) -> None:
         for _ in range(100):
             x, y = batch(rng, 8)
             a_step(x, y)
-            old = [s["step"] for s in b_opt.state.values()] or [0]
+            old = taken(b_opt)
             for attempt in range(4):  # the last undisturbed
                 try:
                     armed = attempt < 3
@@ -192,7 +199,7 @@ def interrupts(rng: random.Random) -> None:
                     break
                 except Interrupted:
                     armed = False
-                    if [s["step"] for s in b_opt.state.values()] not in ([], old):
+                    if taken(b_opt) != old:
                         break
                     b_opt.zero_grad()
     finally:

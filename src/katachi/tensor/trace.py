@@ -81,7 +81,7 @@ class Trace:
     """
 
     def __init__(self) -> None:
-        self.root = Entry(None)
+        self.root = self.entry = Entry(None)
         self.entries = 0
         self.modes = modes()
         self.nesting = 0  # functions under differentiation that run now
