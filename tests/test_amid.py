@@ -65,7 +65,8 @@ def undisturbed(form: str, steps: int) -> list[bytes]:
 def whole(training: Training) -> None:
     """Use the model as a handler would: its state is of one moment, and computing with it is right."""
     state = {k: v.numpy() for k, v in training.model.state_dict().items()}
-    bias = training.model[3].bias
+    last: Any = training.model[3]
+    bias = last.bias
     with kt.no_grad():
         assert (bias * 2.0).tolist() == (bias.numpy() * np.float32(2)).tolist()
         training.model(training.batches[0][0]).numpy()

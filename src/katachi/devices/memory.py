@@ -156,7 +156,7 @@ class Buffer:
     def alias(self) -> Buffer:
         """The same memory as another Buffer. Called with the lock of `tensor/running.py` held."""
         origin = self.origin or self
-        found = origin._alias and origin._alias()
+        found = None if origin._alias is None else origin._alias()
         if found is None:
             found = object.__new__(Buffer)
             found._counted, found.array, found._block, found.pinned = 0, origin.array, None, origin.pinned

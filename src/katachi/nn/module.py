@@ -363,15 +363,6 @@ def _frozen(value: Any, known: dict[int, Any]) -> Any:
     return twin
 
 
-def _twin(parameter: Parameter) -> Any:
-    """A constant that always has the parameter's value. With the lock held."""
-    settle(parameter)
-    twin = handle(Buffer, _constant(parameter), parameter._value)
-    assert parameter._cell is not None
-    parameter._cell.adopt(twin)
-    return twin
-
-
 def check_positive(what: str, **sizes: int) -> None:
     """Raises ShapeError unless every size is a positive int."""
     for name, n in sizes.items():
