@@ -355,9 +355,8 @@ def soak(minutes: float, seed: int) -> None:
             warm = resident()
         if count % 20 == 0:
             print(f"{count} rounds, {Counts.read:,} values read, {resident()} MB", flush=True)
-    print(
-        f"{count} rounds in {minutes:g} minutes, {Counts.read:,} values read, {warm} MB after a third, {resident()} MB now"
-    )
+    print(f"{count} rounds in {minutes:g} minutes, {Counts.read:,} values read")
+    print(f"{warm} MB after a third of the time, {resident()} MB now")
     assert resident() <= 1.1 * warm + 20, "memory grows"
 
 
