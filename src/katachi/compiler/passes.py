@@ -15,6 +15,7 @@ from katachi.graph.attention import FIRST_MASK, composed
 from katachi.graph.dtypes import bfloat16, float16, float32
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import MARKS, RULES, make
+from katachi.graph.site import of_update, origin
 from katachi.kernels import attention, matmul
 
 Outputs = Sequence[Node]
@@ -48,6 +49,7 @@ def merge(outputs: Outputs) -> list[Node]:
             node.aval.shape,
             node.aval.dtype,
             node.aval.device,
+            of_update(node.group),
         )
         if node.primitive == "constant":
             key = (*key, repr(node.attrs["value"]))  # 0.0 == -0.0, and True == 1
@@ -68,7 +70,6 @@ def _for_kernels(node: Node, inputs: Sequence[Node]) -> Node | None:
         wide = [make("convert", x, dtype=float32) if x.dtype is half else x for x in inputs]
         vector = primitive == "dot_general" and products.of_a_vector(wide, attrs)
         made = products.as_sums(wide, attrs) if vector else make(primitive, *wide, **attrs)
-        made.site, made.group = node.site, node.group
         made = _for_kernels(made, wide) or made
         return made if node.dtype is float32 else make("convert", made, dtype=node.dtype)
     if primitive in FIRST_MASK and node.device != "reference" and not attention.suits(node):
@@ -83,16 +84,16 @@ def compose(outputs: Outputs) -> list[Node]:
     are as good as the reference's."""
     new: dict[Node, Node] = {}
     later = False  # whether serial numbers have to start anew, for what is made here comes before the nodes behind it
-    for node in toposort(list(outputs)):
-        inputs = tuple(new[x] for x in node.inputs)
-        made = _for_kernels(node, inputs)
-        if made is not None:
-            new[node], later = made, True
-        elif later and inputs:
-            new[node] = Node(node.primitive, inputs, node.attrs, node.aval)
-            new[node].site, new[node].group = node.site, node.group
-        else:
-            new[node] = node
+    asked = origin.site, origin.group
+    try:
+        for node in toposort(list(outputs)):
+            inputs = tuple(new[x] for x in node.inputs)
+            origin.site, origin.group = node.site, node.group  # of whatever is made for it
+            made = _for_kernels(node, inputs)
+            new[node] = made or (Node(node.primitive, inputs, node.attrs, node.aval) if later and inputs else node)
+            later = later or made is not None
+    finally:
+        origin.site, origin.group = asked
     return [new[n] for n in outputs]
 
 

@@ -64,7 +64,8 @@ def _abs(b: Builder, instr: Instr, x: Value) -> Value:
 def _sign(b: Builder, instr: Instr, x: Value) -> Value:
     if instr.dtype in UNSIGNED:
         return b.select(x.eq(0), 0, b.literal(x, 1))
-    return b.select(x > 0, b.literal(x, 1), b.select(x < 0, b.literal(x, -1), x))
+    nothing = x + 0.0 if x.is_float else x  # NaN, or a zero that loses its sign
+    return b.select(x > 0, b.literal(x, 1), b.select(x < 0, b.literal(x, -1), nothing))
 
 
 def _shift(b: Builder, instr: Instr, x: Value, y: Value) -> Value:

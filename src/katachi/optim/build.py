@@ -8,13 +8,18 @@ from typing import Any
 from katachi.graph import build as b
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.graph.site import Group, origin
 from katachi.tensor.entry import Op
 
 Update = Callable[..., tuple[Node, ...]]
 
 
 def update_op(name: str, update: Update) -> Op:
-    """`update(p, g, *states, *numbers, *flags)` gives the new p and states; all float nodes of p's dtype and shape."""
+    """`update(p, g, *states, *numbers, *flags)` gives the new p and states; all float nodes of p's dtype and shape.
+
+    What it computes may take subnormal numbers for zero, and on x86 it does: a moment that has decayed so far would
+    slow down every later step.
+    """
 
     def build(nodes: Sequence[Node], n: int, states: int, *flags: Any) -> tuple[Node, ...]:
         cells = n * (1 + states)
@@ -32,4 +37,12 @@ def update_op(name: str, update: Update) -> Op:
             results += [value, make("variable", value) if old.tracked else value]
         return tuple(results)
 
-    return Op(name, build, variadic=True)
+    def of_update(*operands: Any) -> tuple[Node, ...]:
+        asked = origin.group
+        origin.group = Group(name, update=True)
+        try:
+            return build(*operands)
+        finally:
+            origin.group = asked
+
+    return Op(name, of_update, variadic=True)
