@@ -68,13 +68,16 @@ def _for_kernels(node: Node, inputs: Sequence[Node]) -> Node | None:
     primitive, attrs, half = node.primitive, node.attrs, inputs[0].dtype if inputs else None
     if node.device != "reference" and half in (float16, bfloat16) and primitive in ADDS_UP:
         wide = [make("convert", x, dtype=float32) if x.dtype is half else x for x in inputs]
-        vector = primitive == "dot_general" and products.of_a_vector(wide, attrs)
-        made = products.as_sums(wide, attrs) if vector else make(primitive, *wide, **attrs)
+        made = make(primitive, *wide, **attrs)
         made = _for_kernels(made, wide) or made
         return made if node.dtype is float32 else make("convert", made, dtype=node.dtype)
     if primitive in FIRST_MASK and node.device != "reference" and not attention.suits(node):
         return composed(primitive, inputs, attrs)
-    if primitive == "dot_general" and node.device != "reference" and not matmul.suits(node):
+    if primitive != "dot_general" or node.device == "reference":
+        return None
+    if node.dtype.is_floating and products.of_a_vector(inputs, attrs):
+        return products.as_sums(inputs, attrs)
+    if not matmul.suits(node):
         return products.as_matrices(inputs, attrs, node.shape)
     return None
 
