@@ -138,28 +138,31 @@ class Totals:
     float64.
     """
 
-    def __init__(self, b: Builder, sums: Mapping[int, Instr], places: Places) -> None:
-        self.b, self.sums, self.places = b, sums, places
-        self.parts = self._beside(None)
-        self.totals = self._beside("double")
+    def __init__(self, b: Builder, sums: Mapping[int, Instr], places: Places, lanes: int) -> None:
+        """`lanes`: of a vector of the target's."""
+        self.b, self.sums, self.places, self.lanes = b, sums, places, lanes
+        self.parts, self.totals = self._beside(""), self._beside("double")
         self.terms = b.variable(b.const("i64", 0))  # in the first place, roughly
         self.count = b.variable(b.const("i64", 0))  # of what came to the second
 
-    def _beside(self, scalar: str | None) -> Places:
+    def _beside(self, scalar: str) -> Places:
         """Places like the first ones, with zero in them."""
         b = self.b
-        lanes, others = (
+        first, rest = (
             {i: b.variable(b.const(scalar or into[i].scalar, 0.0, into[i].lanes)) for i in self.sums if i in into}
             for into in self.places
         )
-        return lanes, others
+        return first, rest
 
     def settle(self) -> None:
         """What follows TERMS terms."""
-        self._move(self.places, self.parts)
+        for into, parts in zip(self.places, self.parts, strict=True):
+            for i, part in parts.items():
+                part.set(part.get() + into[i].get())
+                into[i].set(self.b.const(part.scalar, 0.0, part.lanes))
         self.count.set(self.count.get() + 1)
         with self.b.when((self.count.get() & (PARTS - 1)).eq(0)):
-            self._move(self.parts, self.totals)
+            self._total(False)
 
     def room(self, terms: int) -> None:
         """What comes before so many terms that may be fewer than TERMS."""
@@ -172,18 +175,24 @@ class Totals:
         self.terms.set(self.terms.get() + terms)
 
     def finish(self) -> dict[int, Value]:
-        """The sums, when all is settled. Few terms have no need of float64."""
-        b = self.b
-        values = {i: b.variable(merged(b, instr, i, self.parts)) for i, instr in self.sums.items()}
-        with b.when(self.count.get() >= PARTS):
-            self._move(self.parts, self.totals)
-            for i, value in values.items():
-                value.set(merged(b, self.sums[i], i, self.totals).to("fptrunc", value.scalar))
-        return {i: value.get() for i, value in values.items()}
+        """The sums, when all is settled."""
+        with self.b.when(self.count.get() >= PARTS):
+            self._total(True)
+        return {i: merged(self.b, instr, i, self.parts) for i, instr in self.sums.items()}
 
-    def _move(self, source: Places, target: Places) -> None:
-        """Adds what is in one place to what is in another, and leaves zero."""
-        for parts, into in zip(source, target, strict=True):
-            for i, total in into.items():
-                total.set(total.get() + parts[i].get().to("fpext", total.scalar))
-                parts[i].set(self.b.const(parts[i].scalar, 0.0, parts[i].lanes))
+    def _total(self, back: bool) -> None:
+        """Adds the second places to the third; with `back` the totals come to the second, otherwise zero."""
+        b = self.b
+        for parts, totals in zip(self.parts, self.totals, strict=True):
+            for i, part in parts.items():
+                total = totals[i]
+                if part.lanes <= self.lanes:
+                    new = total.get() + part.get().to("fpext", "double")
+                    total.set(new)
+                    part.set(new.to("fptrunc", part.scalar) if back else b.const(part.scalar, 0.0, part.lanes))
+                    continue
+                with b.loop(b.const("i64", 0), b.const("i64", part.lanes), self.lanes) as j:  # to be short, not fast
+                    at, to = b.place(part.scalar, part.address, j), b.place("double", total.address, j)
+                    new = b.load("double", to, self.lanes) + b.load(part.scalar, at, self.lanes).to("fpext", "double")
+                    b.store(new, to)
+                    b.store(new.to("fptrunc", part.scalar) if back else b.const(part.scalar, 0.0, self.lanes), at)

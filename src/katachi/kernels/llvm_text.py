@@ -364,6 +364,11 @@ class Variable:
     def set(self, v: Value) -> None:
         self.b.do(f"store {v.typed}, ptr {self.name}")
 
+    @property
+    def address(self) -> Value:
+        """Where it lies; a slot whose address is used stays in memory."""
+        return Value(self.b, "ptr", 1, self.name)
+
 
 def _tag(scalar: str, lanes: int) -> str:
     short = _SHORT.get(scalar, scalar)

@@ -150,7 +150,7 @@ class _Writer:
             if vector and not masked:
                 slots = {i: reduction(self.b, self.code.body[i]).start(1, None) for i in sums}
             long = {i: self.code.body[i] for i in sums if inner and _rounds(self.code.body[i])}
-            self.totals = Totals(self.b, long, (wide, slots)) if long else None
+            self.totals = Totals(self.b, long, (wide, slots), self.lanes) if long else None
             self._inner(stage, loop, inner, slots, wide)
             if self.totals and inner > 1:
                 self.totals.settle()
@@ -175,12 +175,12 @@ class _Writer:
         if left > 1 or not self.accumulations[stage]:
             self._loop(loop, zero, high, vector, inside)
             return
-        abreast = self._light(stage) and self.width <= ABREAST * self.lanes  # else there are no registers for it
+        abreast = vector and self._light(stage)
         each = (self.lanes if vector else 1) * (ABREAST if abreast else 1)
 
         def through(low: Value, high: Value) -> None:
             if abreast:
-                low = self._abreast(stage, loop, low, high, vector, slots, wide)
+                low = self._abreast(stage, loop, low, high, slots, wide)
             self._loop(loop, low, high, vector, inside)
 
         if self.totals is None:
@@ -216,14 +216,13 @@ class _Writer:
         return len(work) <= SHORT and heavy.isdisjoint(names)
 
     def _abreast(
-        self, stage: int, loop: int, low: Value, high: Value, vector: bool, slots: dict[int, Any], wide: dict[int, Any]
+        self, stage: int, loop: int, low: Value, high: Value, slots: dict[int, Any], wide: dict[int, Any]
     ) -> Value:
-        """Goes through an innermost loop in several steps at a time, as far as these are whole; gives where that is.
-        What they add is combined in pairs before it is added: fewer steps wait for the one before, and fewer round."""
-        b, step = self.b, self.lanes if vector else 1
-        width, mask = (self.lanes, None) if vector else (self.width, self.mask)
-        whole = low + ((high - low) & -(ABREAST * step))
-        with b.loop(low, whole, ABREAST * step) as i:
+        """Goes through a vector loop in several vectors at a time, as far as these are whole; gives where that is. What
+        they add is combined in pairs first: fewer steps wait for the one before, and fewer round."""
+        b, each = self.b, ABREAST * self.lanes
+        whole = low + ((high - low) & -each)
+        with b.loop(low, whole, each) as i:
             terms: list[dict[int, list[Value]]] = []
 
             def inside() -> None:
@@ -231,8 +230,8 @@ class _Writer:
                 terms.append(self._terms(stage))
 
             for k in range(ABREAST):
-                self._body(loop, i + k * step, width, mask, inside, vector)
-            saved, self.width, self.mask = (self.width, self.mask), width, mask
+                self._body(loop, i + k * self.lanes, self.lanes, None, inside, True)
+            saved, self.width, self.mask = (self.width, self.mask), self.lanes, None
             for k in self.accumulations[stage]:
                 values = [term[k][0] for term in terms]
                 while len(values) > 1:
