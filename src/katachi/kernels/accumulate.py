@@ -141,58 +141,60 @@ class Totals:
     def __init__(self, b: Builder, sums: Mapping[int, Instr], places: Places, lanes: int) -> None:
         """`lanes`: of a vector of the target's."""
         self.b, self.sums, self.places, self.lanes = b, sums, places, lanes
-        self.parts, self.totals = self._beside(""), self._beside("double")
+        first, rest = (
+            {i: b.variable(b.const(into[i].scalar, 0.0, into[i].lanes)) for i in sums if i in into} for into in places
+        )
+        self.parts: Places = first, rest
+        self.totals = [{i: self._empty(part.lanes) for i, part in parts.items()} for parts in self.parts]
         self.terms = b.variable(b.const("i64", 0))  # in the first place, roughly
         self.count = b.variable(b.const("i64", 0))  # of what came to the second
 
-    def _beside(self, scalar: str) -> Places:
-        """Places like the first ones, with zero in them."""
+    def _empty(self, lanes: int) -> Variable:
+        """A total. Where it is large, the first part is not added but stored."""
         b = self.b
-        first, rest = (
-            {i: b.variable(b.const(scalar or into[i].scalar, 0.0, into[i].lanes)) for i in self.sums if i in into}
-            for into in self.places
-        )
-        return first, rest
+        return b.slot("double", lanes) if lanes > self.lanes else b.variable(b.const("double", 0.0, lanes))
 
-    def settle(self) -> None:
-        """What follows TERMS terms."""
+    def settle(self, last: Value) -> None:
+        """What follows TERMS terms, and the last of them; after that `sums` are known."""
+        b = self.b
         for into, parts in zip(self.places, self.parts, strict=True):
             for i, part in parts.items():
                 part.set(part.get() + into[i].get())
-                into[i].set(self.b.const(part.scalar, 0.0, part.lanes))
+                into[i].set(b.const(part.scalar, 0.0, part.lanes))
         self.count.set(self.count.get() + 1)
-        with self.b.when((self.count.get() & (PARTS - 1)).eq(0)):
-            self._total(False)
+        enough = (self.count.get() & (PARTS - 1)).eq(0)
+        with b.when(enough | ((self.count.get() > PARTS) & last)):
+            self._total(last)
 
     def room(self, terms: int) -> None:
         """What comes before so many terms that may be fewer than TERMS."""
         with self.b.when(self.terms.get() >= terms):
-            self.settle()
+            self.settle(self.b.const("i1", 0))
             self.terms.set(self.b.const("i64", 0))
 
     def added(self, terms: Value) -> None:
         """What follows them."""
         self.terms.set(self.terms.get() + terms)
 
-    def finish(self) -> dict[int, Value]:
-        """The sums, when all is settled."""
-        with self.b.when(self.count.get() >= PARTS):
-            self._total(True)
+    def results(self) -> dict[int, Value]:
+        """The sums."""
         return {i: merged(self.b, instr, i, self.parts) for i, instr in self.sums.items()}
 
-    def _total(self, back: bool) -> None:
-        """Adds the second places to the third; with `back` the totals come to the second, otherwise zero."""
-        b = self.b
+    def _total(self, last: Value) -> None:
+        """Adds the second places to the third; at the last time the totals come to the second, before that zero."""
+        b, nothing = self.b, self.b.const("double", 0.0)
         for parts, totals in zip(self.parts, self.totals, strict=True):
             for i, part in parts.items():
                 total = totals[i]
                 if part.lanes <= self.lanes:
                     new = total.get() + part.get().to("fpext", "double")
                     total.set(new)
-                    part.set(new.to("fptrunc", part.scalar) if back else b.const(part.scalar, 0.0, part.lanes))
+                    part.set(b.select(last, new, nothing).to("fptrunc", part.scalar))
                     continue
+                first = self.count.get().eq(PARTS)
                 with b.loop(b.const("i64", 0), b.const("i64", part.lanes), self.lanes) as j:  # to be short, not fast
                     at, to = b.place(part.scalar, part.address, j), b.place("double", total.address, j)
-                    new = b.load("double", to, self.lanes) + b.load(part.scalar, at, self.lanes).to("fpext", "double")
+                    before = b.select(first, nothing, b.load("double", to, self.lanes))
+                    new = before + b.load(part.scalar, at, self.lanes).to("fpext", "double")
                     b.store(new, to)
-                    b.store(new.to("fptrunc", part.scalar) if back else b.const(part.scalar, 0.0, self.lanes), at)
+                    b.store(b.select(last, new, nothing).to("fptrunc", part.scalar), at)

@@ -290,11 +290,15 @@ class Builder:
 
     def variable(self, first: Value) -> Variable:
         """A stack slot, which LLVM turns into registers."""
-        name = self.name()
-        self.entry.append(f"  {name} = alloca {first.type}, align 64")
-        slot = Variable(self, first.scalar, first.lanes, name)
+        slot = self.slot(first.scalar, first.lanes)
         slot.set(first)
         return slot
+
+    def slot(self, scalar: str, lanes: int) -> Variable:
+        """One with anything in it."""
+        name = self.name()
+        self.entry.append(f"  {name} = alloca {scalar if lanes == 1 else f'<{lanes} x {scalar}>'}, align 64")
+        return Variable(self, scalar, lanes, name)
 
     # Control
 

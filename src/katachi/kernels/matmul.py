@@ -190,7 +190,7 @@ def write_product(product: Product, name: str, target: Target, declared: set[str
     _write_multiply(b, v, name, scalar, lanes, mr, nv)
     parts = [*micros, _write_pack(f"{name}.pack", scalar, lanes, nv, declared), b.text()]
     if scalar in ("float", "double"):
-        parts.insert(0, write_settle(f"{name}.settle", scalar, lanes, declared))
+        parts.insert(0, write_settle(f"{name}.settle", scalar, declared))
     return "\n".join(parts)
 
 
@@ -276,27 +276,21 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
     b.do("ret void")
 
 
-def write_settle(name: str, scalar: str, lanes: int, declared: set[str]) -> str:
-    """total[rows, columns] = (0 if `first`, else total) + c[rows, columns], in float64; written to c if `last`."""
+def write_settle(name: str, scalar: str, declared: set[str]) -> str:
+    """total[rows, columns] = (0 if `first`, else total) + c[rows, columns], in float64; written to c if `last`. Called
+    seldom, so it is short instead of fast."""
     arguments = "ptr noalias %c, i64 %ldc, ptr noalias %total, i64 %step, i64 %rows, i64 %columns, i1 %first, i1 %last"
     b = Builder(f"define internal void @{name}({arguments}) noinline", declared)
     c, total = (b.value("ptr", 1, x) for x in ("%c", "%total"))
     ldc, step, rows, columns = (b.value("i64", 1, x) for x in ("%ldc", "%step", "%rows", "%columns"))
-    first, last = (b.value("i1", 1, x) for x in ("%first", "%last"))
     zero = b.const("i64", 0)
-    with b.loop(zero, rows) as i, b.loop(zero, columns, lanes) as j:
+    with b.loop(zero, rows) as i, b.loop(zero, columns) as j:
         at, to = b.place(scalar, c, i * ldc + j), b.place("double", total, i * step + j)
-        mask = b.lanes_iota(lanes) < b.splat(columns - j, lanes)
-        before = b.load("double", to, lanes, mask & b.splat(first ^ 1, lanes))  # else zero
-        now = before + b.load(scalar, at, lanes, mask).to("fpext", "double")
-
-        def write(at: Value = at, mask: Value = mask, now: Value = now) -> None:
-            b.store(now.to("fptrunc", scalar), at, mask)
-
-        def keep(to: Value = to, mask: Value = mask, now: Value = now) -> None:
-            b.store(now, to, mask)
-
-        b.either(last, write, keep)
+        before = b.select(b.value("i1", 1, "%first"), 0.0, b.load("double", to))
+        value = b.load(scalar, at)
+        now = before + value.to("fpext", "double")
+        b.store(now, to)
+        b.store(b.select(b.value("i1", 1, "%last"), now.to("fptrunc", scalar), value), at)
     b.do("ret void")
     return b.text()
 

@@ -16,7 +16,7 @@ def write_convolution(key: Convolve, name: str, target: Target, declared: set[st
     b = Builder(f"define void @{name}{SIGNATURE}", declared)
     w = _Direct(b, name, SCALARS[key.dtype], target, NAMES)
     {"panels": w.panels, "pixels": w.pixels, "weights": w.weights, "sum": w.sum}[key.part]()
-    settle = [write_settle(f"{name}.settle", w.scalar, w.lanes, declared)] if key.part == "weights" else []
+    settle = [write_settle(f"{name}.settle", w.scalar, declared)] if key.part == "weights" else []
     return "\n".join([*settle, w.text(declared)])
 
 

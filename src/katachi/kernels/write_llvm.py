@@ -153,8 +153,8 @@ class _Writer:
             self.totals = Totals(self.b, long, (wide, slots), self.lanes) if long else None
             self._inner(stage, loop, inner, slots, wide)
             if self.totals and inner > 1:
-                self.totals.settle()
-            values = self.totals.finish() if self.totals else {}
+                self.totals.settle(self.b.const("i1", 1))
+            values = self.totals.results() if self.totals else {}
             for i in sums:
                 instr = self.code.body[i]
                 value = values[i] if i in values else merged(self.b, instr, i, (wide, slots))
@@ -193,7 +193,7 @@ class _Writer:
             end = self.b.smin(low + TERMS * each, high)
             through(low, end)
             if one:
-                self.totals.settle()
+                self.totals.settle(end >= high)
             else:  # what is short of a vector counts as if it were several
                 self.totals.added(end - low + (2 * each if each > 1 else 0))
 
