@@ -406,10 +406,13 @@ SUBNORMAL: list[tuple[str, Callable[[Any], Any], Callable[[float], float]]] = [
 
 
 @quiet
+@both
 @kinds
 @pytest.mark.parametrize(("name", "f", "slope"), SUBNORMAL, ids=[row[0] for row in SUBNORMAL])
-def test_slopes_of_subnormal_numbers(name: str, f: Any, slope: Callable[[float], float], kind: Any) -> None:
-    x = kt.tensor(np.array([1e-39 if kind is np.float32 else 1e-309], kind), device="reference")
+def test_slopes_of_subnormal_numbers(
+    name: str, f: Any, slope: Callable[[float], float], kind: Any, device: str
+) -> None:
+    x = kt.tensor(np.array([1e-39 if kind is np.float32 else 1e-309], kind), device=device)
     for mode in MODES.values():
         got, want = mode(f, x).item(), slope(float(x.item()))
         assert got == pytest.approx(want, rel=1e-4, abs=0)

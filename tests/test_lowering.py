@@ -155,10 +155,8 @@ def test_halves_are_converted_exactly(dtype: DType) -> None:
     feeds = Feeds()
     every = np.arange(2**16).astype(np.uint16)
     x, bits = feeds(every.view(dtype.numpy)), feeds(every)
-    normal = every[(every & 0x7F80) != 0] if dtype is bfloat16 else every  # denormal floats count as zero
-    y = feeds(normal.view(dtype.numpy))
     for target in (*HALVES, *FLOATS):
-        check(make("convert", y, dtype=target), feeds)
+        check(make("convert", x, dtype=target), feeds)
     for node in (make("bitcast_convert", x, dtype=uint16), make("bitcast_convert", bits, dtype=dtype)):
         with np.errstate(invalid="ignore"):
             quiet = np.where(np.isnan(every.view(dtype.numpy)), 2 ** (9 if dtype is float16 else 6), 0)

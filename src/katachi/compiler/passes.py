@@ -16,6 +16,7 @@ from katachi.graph.dtypes import float32
 from katachi.graph.halves import HALVES
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import MARKS, RULES, make
+from katachi.graph.site import of_update, origin
 from katachi.kernels import attention, matmul
 
 Outputs = Sequence[Node]
@@ -49,6 +50,7 @@ def merge(outputs: Outputs) -> list[Node]:
             node.aval.shape,
             node.aval.dtype,
             node.aval.device,
+            of_update(node.group),
         )
         if node.primitive == "constant":
             key = (*key, repr(node.attrs["value"]))  # 0.0 == -0.0, and True == 1
@@ -68,24 +70,17 @@ def _for_kernels(node: Node, inputs: Sequence[Node]) -> Node | None:
     if node.device != "reference" and half in HALVES and primitive in ADDS_UP:
         wide = [make("convert", x, dtype=float32) if x.dtype is half else x for x in inputs]
         made = make(primitive, *wide, **attrs)
-        made.site, made.group = node.site, node.group
         made = _for_kernels(made, wide) or made
         return made if node.dtype is float32 else make("convert", made, dtype=node.dtype)
     if primitive in FIRST_MASK and node.device != "reference" and not attention.suits(node):
         return composed(primitive, inputs, attrs)
-    if primitive == "dot_general" and node.device != "reference":
-        if any(map(_widened, inputs)) and products.of_a_vector(inputs, attrs):
-            return products.as_sums(inputs, attrs)  # a matrix of halves is read as it is
-        if not matmul.suits(node):
-            return products.as_matrices(inputs, attrs, node.shape)
+    if primitive != "dot_general" or node.device == "reference":
+        return None
+    if node.dtype.is_floating and products.of_a_vector(inputs, attrs):
+        return products.as_sums(inputs, attrs)
+    if not matmul.suits(node):
+        return products.as_matrices(inputs, attrs, node.shape)
     return None
-
-
-def _widened(x: Node) -> bool:
-    """Whether a float32 operand is a view of halves."""
-    while x.primitive in ("transpose", "broadcast_in_dim", "reshape"):
-        x = x.inputs[0]
-    return x.primitive == "convert" and x.inputs[0].dtype in HALVES
 
 
 def compose(outputs: Outputs) -> list[Node]:
@@ -93,16 +88,16 @@ def compose(outputs: Outputs) -> list[Node]:
     are as good as the reference's."""
     new: dict[Node, Node] = {}
     later = False  # whether serial numbers have to start anew, for what is made here comes before the nodes behind it
-    for node in toposort(list(outputs)):
-        inputs = tuple(new[x] for x in node.inputs)
-        made = _for_kernels(node, inputs)
-        if made is not None:
-            new[node], later = made, True
-        elif later and inputs:
-            new[node] = Node(node.primitive, inputs, node.attrs, node.aval)
-            new[node].site, new[node].group = node.site, node.group
-        else:
-            new[node] = node
+    asked = origin.site, origin.group
+    try:
+        for node in toposort(list(outputs)):
+            inputs = tuple(new[x] for x in node.inputs)
+            origin.site, origin.group = node.site, node.group  # of whatever is made for it
+            made = _for_kernels(node, inputs)
+            new[node] = made or (Node(node.primitive, inputs, node.attrs, node.aval) if later and inputs else node)
+            later = later or made is not None
+    finally:
+        origin.site, origin.group = asked
     return [new[n] for n in outputs]
 
 

@@ -22,6 +22,7 @@ from katachi.devices.cpu.launch import Kernels, Launch, Row, load
 from katachi.devices.cpu.pool import pool
 from katachi.graph.dtypes import DType
 from katachi.graph.node import Node, toposort
+from katachi.graph.site import of_update
 
 FIRST = 64  # programs of a process: the next one begins with them as well
 LEAST = 24  # nodes: a smaller program, later on, is made as quickly as read
@@ -48,6 +49,7 @@ def name_of(nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[in
                 n.shape,
                 n.dtype.name,
                 n.device,
+                of_update(n.group),
             )
             for n in nodes
         ]

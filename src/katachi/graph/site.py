@@ -15,10 +15,16 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 class Group:
     """One operation that the user asked for: nodes of the same one share it."""
 
-    __slots__ = ("name", "region")
+    __slots__ = ("name", "region", "update")
 
-    def __init__(self, name: str, region: int = 0) -> None:
+    def __init__(self, name: str, region: int = 0, update: bool = False) -> None:
         self.name, self.region = name, region  # the number of the checkpointed region it stands in, 0 for none
+        self.update = update  # whether it is an optimiser's
+
+
+def of_update(group: object) -> bool:
+    """Whether a node of this operation belongs to an optimiser's update."""
+    return isinstance(group, Group) and group.update
 
 
 class Origin(threading.local):

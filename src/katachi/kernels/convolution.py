@@ -28,7 +28,7 @@ from katachi.kernels import winograd
 from katachi.kernels.llvm_text import SCALARS
 from katachi.kernels.loops import Steps
 from katachi.kernels.lower import INDEX, ZERO, Index, combine, strides
-from katachi.kernels.matmul import tile
+from katachi.kernels.matmul import SPAN, tile
 from katachi.kernels.target import Target
 from katachi.kernels.windows import suits as few_taps
 
@@ -51,7 +51,7 @@ NAMES = (
     "channels", "groups", "channels_out", "own", "each", "second", "slice", "blocks", "block_images",
     "block_channels", "panels", "some_panels", "row", "phases", "rows_table", "terms_table", "phase_table", "sources",
     "ranks", "straight", "parts", "per_part", "p_image", "p_channel", "pixels", "outputs", "plane", "terms", "acc",
-    "chunk", *(f"{kind}{i}" for i in range(AXES)
+    "chunk", "totals", *(f"{kind}{i}" for i in range(AXES)
                for kind in ("x_step", "size", "first", "move", "wide", "long", "box", "w_move")),
 )  # fmt: skip
 PHASE = 6  # numbers of a phase: start and count of long offsets, count in the last block; of short ones; panel row
@@ -380,7 +380,9 @@ def _lower_weights(p: Problem, v: dict[str, int], threads: int, mr: int, lanes: 
     tables.update(phase_table=np.array(phases, np.int64), sources=sources, ranks=ranks)
     tasks = parts * p.groups * shares
     counts = [("weights", tasks), ("sum", p.groups * p.channels)]
-    return tables, counts, tasks * v["acc"], v["second"] + (t.pixels + 1) * row
+    v["totals"] = -(-(v["second"] + (t.pixels + 1) * row) // 64) * 64  # behind the panels: where blocks are many
+    own = v["totals"] + (2 * v["acc"] if per_part > SPAN else 0)  # float64, so of float32 twice as many
+    return tables, counts, tasks * v["acc"], own
 
 
 def _blocks(p: Problem, t: _Tables) -> int:

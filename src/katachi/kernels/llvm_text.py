@@ -290,11 +290,15 @@ class Builder:
 
     def variable(self, first: Value) -> Variable:
         """A stack slot, which LLVM turns into registers."""
-        name = self.name()
-        self.entry.append(f"  {name} = alloca {first.type}, align 64")
-        slot = Variable(self, first.scalar, first.lanes, name)
+        slot = self.slot(first.scalar, first.lanes)
         slot.set(first)
         return slot
+
+    def slot(self, scalar: str, lanes: int) -> Variable:
+        """One with anything in it."""
+        name = self.name()
+        self.entry.append(f"  {name} = alloca {scalar if lanes == 1 else f'<{lanes} x {scalar}>'}, align 64")
+        return Variable(self, scalar, lanes, name)
 
     # Control
 
@@ -363,6 +367,11 @@ class Variable:
 
     def set(self, v: Value) -> None:
         self.b.do(f"store {v.typed}, ptr {self.name}")
+
+    @property
+    def address(self) -> Value:
+        """Where it lies; a slot whose address is used stays in memory."""
+        return Value(self.b, "ptr", 1, self.name)
 
 
 def _tag(scalar: str, lanes: int) -> str:

@@ -3,7 +3,8 @@
 A task is a block of the result. Its tiles of MR rows and up to NV vectors of columns stay in registers while a block of
 K passes. A is read where it lies, B as well if its rows are contiguous; otherwise each task packs what it reads of B, a
 panel of one tile's width at a time, into memory of its thread's own that stays in the caches. Masks guard the last
-columns; rows beyond the last repeat row 0 and are not stored.
+columns; rows beyond the last repeat row 0 and are not stored. After SPAN blocks of K what was added up joins totals in
+float64, so that errors do not grow with K.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from katachi.kernels.lower import INDEX, ZERO, Index, combine, ones_apart, strid
 from katachi.kernels.target import Target
 
 K_BLOCK = 512
+SPAN = 64  # blocks of K that are added up before they join a total
 OUTER = 4  # loops around a matrix product: batch axes and free axes that do not melt into one
 ALONE = 60**3  # multiplications: below, one thread is faster
 SHARE = 1 << 22  # multiplications of a task: with fewer, handing tasks out shows
 _NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "brs", "bcs", "ldc", "packs", "rows",
-          "columns", *(f"{kind}{i}" for i in range(OUTER) for kind in ("size", "astep", "bstep", "cstep")))  # fmt: skip
+          "columns", "totals",
+          *(f"{kind}{i}" for i in range(OUTER) for kind in ("size", "astep", "bstep", "cstep")))  # fmt: skip
 
 
 class Product(NamedTuple):
@@ -163,13 +166,14 @@ def lower_matmul(node: Node, output: Node, rows: Mapping[Node, int], threads: in
     numbers = {
         "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
         "n": n, "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "rows": high, "columns": wide,
-        "packs": int(packs),
+        "packs": int(packs), "totals": threads * K_BLOCK * width * itemsize,
     }  # fmt: skip
     for i, (size, *steps) in enumerate(outer):
         numbers[f"size{i}"] = size
         numbers.update(zip((f"astep{i}", f"bstep{i}", f"cstep{i}"), steps, strict=True))
     tasks = -(-m // high) * -(-n // wide) * repeats
-    scratch = threads * K_BLOCK * width * itemsize if packs else 0
+    scratch = threads * K_BLOCK * width * itemsize  # of what each packs; behind it the totals of each
+    scratch = scratch + threads * high * wide * 8 if k > SPAN * K_BLOCK else scratch if packs else 0
     return Steps([(Product(dtype), [numbers[name] for name in _NAMES], tasks)], scratch)
 
 
@@ -184,7 +188,10 @@ def write_product(product: Product, name: str, target: Target, declared: set[str
     v = {key: b.load("i64", b.place("i64", base_pointer, i)) for i, key in enumerate(_NAMES)}
     micros = [write_micro(f"{name}.tile{i}", scalar, lanes, mr, i, declared) for i in range(1, nv + 1)]
     _write_multiply(b, v, name, scalar, lanes, mr, nv)
-    return "\n".join([*micros, _write_pack(f"{name}.pack", scalar, lanes, nv, declared), b.text()])
+    parts = [*micros, _write_pack(f"{name}.pack", scalar, lanes, nv, declared), b.text()]
+    if scalar in ("float", "double"):
+        parts.insert(0, write_settle(f"{name}.settle", scalar, declared))
+    return "\n".join(parts)
 
 
 def _row(b: Builder, row: Value) -> Value:
@@ -222,8 +229,22 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
     i1, j1 = b.smin(i0 + v["rows"], v["m"]), b.smin(j0 + v["columns"], v["n"])
     b_step = b.select(packs, b.const("i64", width), v["brs"])
     at_least_once = b.select(v["k"] > 0, v["k"], b.const("i64", 1))
-    with b.loop(b.const("i64", 0), at_least_once, K_BLOCK) as p:
+    zero, span, rounds = b.const("i64", 0), SPAN * K_BLOCK, scalar in ("float", "double")
+    mine = b.value("i64", 1, "%thread") * v["rows"] * v["columns"]
+    totals = b.place("double", b.place("i8", b.scratch(), v["totals"]), mine)
+
+    def settle(first: Value, last: Value) -> None:
+        corner = b.place(scalar, c, i0 * v["ldc"] + j0)
+        operands = (corner, v["ldc"], totals, v["columns"], i1 - i0, j1 - j0, first, last)
+        b.do(f"call void @{name}.settle({', '.join(x.typed for x in operands)})")
+
+    with b.loop(zero, at_least_once, K_BLOCK) as p:
         k = b.smin(v["k"] - p, K_BLOCK)
+        before = p  # blocks of K that are in the result already
+        if rounds:
+            before = p & (span - 1)
+            with b.when(before.eq(0) & (p > 0)):
+                settle(p.eq(span), b.const("i1", 0))
         a_block = b.place(scalar, a, p * v["acs"])
         b_block = b.place(scalar, right, p * v["brs"])
         with b.loop(j0, j1, width) as j:
@@ -236,7 +257,7 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
             with b.loop(i0, i1, mr) as i:
                 args = [
                     b.place(scalar, a_block, i * v["ars"]), v["ars"], v["acs"], b_tile, b_step,
-                    b.place(scalar, c, i * v["ldc"] + j), v["ldc"], k, b.smin(i1 - i, mr), columns, p,
+                    b.place(scalar, c, i * v["ldc"] + j), v["ldc"], k, b.smin(i1 - i, mr), columns, before,
                 ]  # fmt: skip
 
                 def narrow(n: int, args: list[Value] = args, columns: Value = columns) -> None:
@@ -249,7 +270,29 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
                         b.either(columns > (n - 1) * lanes, call, lambda: narrow(n - 1))
 
                 narrow(nv)
+    if rounds:
+        with b.when(v["k"] > span):
+            settle(b.const("i1", 0), b.const("i1", 1))
     b.do("ret void")
+
+
+def write_settle(name: str, scalar: str, declared: set[str]) -> str:
+    """total[rows, columns] = (0 if `first`, else total) + c[rows, columns], in float64; written to c if `last`. Called
+    seldom, so it is short instead of fast."""
+    arguments = "ptr noalias %c, i64 %ldc, ptr noalias %total, i64 %step, i64 %rows, i64 %columns, i1 %first, i1 %last"
+    b = Builder(f"define internal void @{name}({arguments}) noinline", declared)
+    c, total = (b.value("ptr", 1, x) for x in ("%c", "%total"))
+    ldc, step, rows, columns = (b.value("i64", 1, x) for x in ("%ldc", "%step", "%rows", "%columns"))
+    zero = b.const("i64", 0)
+    with b.loop(zero, rows) as i, b.loop(zero, columns) as j:
+        at, to = b.place(scalar, c, i * ldc + j), b.place("double", total, i * step + j)
+        before = b.select(b.value("i1", 1, "%first"), 0.0, b.load("double", to))
+        value = b.load(scalar, at)
+        now = before + value.to("fpext", "double")
+        b.store(now, to)
+        b.store(b.select(b.value("i1", 1, "%last"), now.to("fptrunc", scalar), value), at)
+    b.do("ret void")
+    return b.text()
 
 
 def write_micro(name: str, scalar: str, lanes: int, mr: int, nv: int, declared: set[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
+from katachi.graph.dtypes import float64
 from katachi.graph.node import Node
 from katachi.graph.primitives import REDUCTIONS
 from katachi.graph.sizes import count
@@ -123,7 +124,11 @@ def _fit(shape: Sequence[int], sizes: Sequence[int], loops: Indices) -> Indices:
 
 
 def _accumulate(lo: Lowerer, node: Node, at: Indices, stage: int) -> int:
+    """Products of floats are made in float64: there is no order in which float32 would do for many factors."""
     (x,) = node.inputs
+    if node.primitive == "reduce_prod" and x.dtype.is_floating:
+        wide = lo.emit("product", "float64", lo.converted(lo.value(x, at), x.dtype, float64), extra=stage)
+        return lo.converted(wide, float64, x.dtype)
     args = [lo.value(x, at)]
     if node.primitive == "argmax":
         args.append(lo.index(at[node.attrs["axis"]]))

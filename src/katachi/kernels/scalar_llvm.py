@@ -1,14 +1,12 @@
-"""One operation of the loop language in LLVM's terms, and the accumulations. Nothing traps, whatever the values."""
+"""One operation of the loop language in LLVM's terms. Nothing traps, whatever the values."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from katachi.kernels.halves import EXACT, narrowed, rounded, to_odd, widened
-from katachi.kernels.llvm_text import HALVES, SCALARS, Builder, Value, Variable
+from katachi.kernels.llvm_text import HALVES, SCALARS, Builder, Value
 from katachi.kernels.loops import Instr
 from katachi.kernels.polynomials import FUNCTIONS, through_double
 
@@ -44,7 +42,7 @@ def _divide(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
     return b.select(zero, 0, b.select(minus, -x, quotient))
 
 
-def _extreme(name: str) -> Callable[..., Value]:
+def extreme(name: str) -> Callable[..., Value]:
     """maximum or minimum; of floats NaN wins."""
 
     def write(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
@@ -64,7 +62,8 @@ def _abs(b: Builder, instr: Instr, x: Value) -> Value:
 def _sign(b: Builder, instr: Instr, x: Value) -> Value:
     if instr.dtype in UNSIGNED:
         return b.select(x.eq(0), 0, b.literal(x, 1))
-    return b.select(x > 0, b.literal(x, 1), b.select(x < 0, b.literal(x, -1), x))
+    nothing = x + 0.0 if x.is_float else x  # NaN, or a zero that loses its sign
+    return b.select(x > 0, b.literal(x, 1), b.select(x < 0, b.literal(x, -1), nothing))
 
 
 def _shift(b: Builder, instr: Instr, x: Value, y: Value) -> Value:
@@ -174,8 +173,8 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
     "subtract": lambda b, i, x, y: x - y,
     "multiply": lambda b, i, x, y: x * y,
     "divide": _divide,
-    "maximum": _extreme("maximum"),
-    "minimum": _extreme("minimum"),
+    "maximum": extreme("maximum"),
+    "minimum": extreme("minimum"),
     "and": lambda b, i, x, y: x & y,
     "or": lambda b, i, x, y: x | y,
     "xor": lambda b, i, x, y: x ^ y,
@@ -208,118 +207,3 @@ def operation(b: Builder, instr: Instr, args: Sequence[Value]) -> Value:
     function = FUNCTIONS.get(instr.name) if args[-1].is_float else None
     value = function(b, *args) if function else _OPERATIONS[instr.name](b, instr, *args)
     return value if instr.name in EXACT else rounded(b, instr.dtype, value)
-
-
-_FOLDS: dict[str, tuple[int, Callable[[Value, Value], Value]]] = {  # where it starts, one more
-    "sum": (0, operator.add),
-    "product": (1, operator.mul),
-    "all_bits": (-1, operator.and_),
-    "any_bit": (0, operator.or_),
-}
-_ACROSS = {"sum": "add", "product": "mul", "all_bits": "and", "any_bit": "or"}  # with an f in front for floats
-
-
-class _Fold:
-    """sum, product, max, min, and, or: over the lanes and iterations of a stage."""
-
-    def __init__(self, b: Builder, instr: Instr) -> None:
-        self.b, self.instr, self.scalar = b, instr, SCALARS[instr.dtype]
-        floating, unsigned = self.scalar in ("float", "double"), instr.dtype in UNSIGNED
-        sign = "f" if floating else "u" if unsigned else "s"
-        lowest, highest = (0, -1) if unsigned and not floating else INFINITY[self.scalar]
-        if instr.name in _FOLDS:
-            self.first, self.across = _FOLDS[instr.name][0], ("f" if floating else "") + _ACROSS[instr.name]
-        else:
-            self.first = lowest if instr.name == "max" else highest
-            self.across = ("fmaximum" if instr.name == "max" else "fminimum") if floating else sign + instr.name
-
-    def start(self, lanes: int, mask: Value | None) -> Variable:
-        return self.b.variable(self.b.const(self.scalar, self.first, lanes))
-
-    def both(self, x: Value, y: Value) -> Value:
-        if self.instr.name in _FOLDS:
-            return _FOLDS[self.instr.name][1](x, y)
-        return _extreme(self.instr.name + "imum")(self.b, self.instr, x, y)
-
-    def step(self, into: Variable, args: Sequence[Value], mask: Value | None) -> None:
-        old = into.get()
-        new = self.both(old, args[0])
-        into.set(new if mask is None else self.b.select(mask, new, old))
-
-    def again(self, slot: Variable) -> None:
-        """Back to the start."""
-        slot.set(self.b.const(self.scalar, self.first, slot.lanes))
-
-    def fold(self, into: Variable, part: Variable) -> None:
-        """What was accumulated apart joins the rest."""
-        into.set(self.both(into.get(), part.get()))
-
-    def read(self, slot: Variable) -> Value:
-        return slot.get()
-
-    def finish(self, slot: Variable) -> Value:
-        return self.b.reduce(self.across, slot.get())
-
-    def merge(self, parts: Sequence[Value]) -> Value:
-        out = parts[0]
-        for p in parts[1:]:
-            out = self.both(out, p)
-        return out
-
-
-class _Argmax:
-    """The first largest value and where it was; the first NaN beats everything."""
-
-    def __init__(self, b: Builder, instr: Instr) -> None:
-        self.b, self.instr = b, instr
-        self.unsigned, self.scalar = instr.dtype in UNSIGNED, SCALARS[instr.dtype]
-
-    def start(self, lanes: int, mask: Value | None) -> tuple[Variable, Variable]:
-        b = self.b
-        return b.variable(b.const(self.scalar, 0, lanes)), b.variable(b.const("i64", -1, lanes))
-
-    def step(self, into: tuple[Variable, Variable], args: Sequence[Value], mask: Value | None) -> None:
-        b = self.b
-        value, place = args
-        best, at = into[0].get(), into[1].get()
-        better = (at < 0) | value.compare("ugt" if self.unsigned else "sgt", "ogt", best)
-        if value.is_float:
-            better = better | (value.isnan() & (best.isnan() ^ 1))
-        if mask is not None:
-            better = better & mask
-        into[0].set(b.select(better, value, best))
-        into[1].set(b.select(better, place, at))
-
-    def read(self, slot: tuple[Variable, Variable]) -> tuple[Value, Value]:
-        return slot[0].get(), slot[1].get()
-
-    def finish(self, slot: tuple[Variable, Variable]) -> tuple[Value, Value]:
-        b, (best, at) = self.b, self.read(slot)
-        if best.lanes == 1:
-            return best, at
-        used = at >= 0
-        lowest = 0 if self.unsigned else INFINITY[self.scalar][0]
-        top = b.reduce(
-            "fmaximum" if best.is_float else "umax" if self.unsigned else "smax", b.select(used, best, lowest)
-        )
-        same = best.eq(top)
-        if best.is_float:
-            same = same | best.isnan()  # if one is, the largest is
-            same = same & (b.splat(top.isnan(), best.lanes) ^ best.isnan() ^ 1)
-        return top, b.reduce("umin", b.select(same & used, at, -1))  # -1 is the largest unsigned
-
-    def merge(self, parts: Sequence[tuple[Value, Value]]) -> Value:
-        b = self.b
-        best, at = parts[0]
-        for value, place in parts[1:]:  # all its places come later
-            better = (at < 0) | value.compare("ugt" if self.unsigned else "sgt", "ogt", best)
-            if value.is_float:
-                better = better | (value.isnan() & (best.isnan() ^ 1))
-            better = better & (place >= 0)
-            best, at = b.select(better, value, best), b.select(better, place, at)
-        return at
-
-
-def reduction(b: Builder, instr: Instr) -> Any:
-    """How an accumulation starts, steps and ends."""
-    return _Argmax(b, instr) if instr.name == "argmax" else _Fold(b, instr)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from katachi.kernels.convolution import AXES, NAMES, PHASE, Convolve, vectors
 from katachi.kernels.llvm_text import SCALARS, Builder, Value
-from katachi.kernels.matmul import tile, transposed
+from katachi.kernels.matmul import SPAN, tile, transposed, write_settle
 from katachi.kernels.target import Target
 from katachi.kernels.write_llvm import SIGNATURE
 
@@ -16,7 +16,8 @@ def write_convolution(key: Convolve, name: str, target: Target, declared: set[st
     b = Builder(f"define void @{name}{SIGNATURE}", declared)
     w = _Direct(b, name, SCALARS[key.dtype], target, NAMES)
     {"panels": w.panels, "pixels": w.pixels, "weights": w.weights, "sum": w.sum}[key.part]()
-    return w.text(declared)
+    settle = [write_settle(f"{name}.settle", w.scalar, declared)] if key.part == "weights" else []
+    return "\n".join([*settle, w.text(declared)])
 
 
 class Writer:
@@ -274,19 +275,31 @@ class _Direct(Writer):
         panels = self.at(copy, v["second"])
         source = self.at(self.operand("x"), v["x_offset"] + group * v["x_group"] + first * v["x_channel"])
         begin = part * v["per_part"]
-        with b.loop(begin, b.smin(begin + v["per_part"], v["blocks"])) as number:
+        end = b.smin(begin + v["per_part"], v["blocks"])
+        long, totals = end - begin > SPAN, self.at(copy, v["totals"])
+
+        def settle(first: Value, last: Value) -> None:
+            one = b.const("i64", 1)
+            operands = (sums, v["acc"], totals, v["acc"], one, v["acc"], first, last)
+            b.do(f"call void @{self.name}.settle({', '.join(x.typed for x in operands)})")
+
+        with b.loop(begin, end) as number:
+            before = (number - begin) & (SPAN - 1)
+            with b.when(before.eq(0) & (number > begin)):
+                settle((number - begin).eq(SPAN), b.const("i1", 0))
             image, images, places, extents, whole = self.block(number)
             self.fill(copy, self.at(source, image * v["x_image"]), channels, images, places)
             self.turn(panels, group, image, images, places, extents)
-            one = b.const("i64", 1)
             with b.loop(self.zero, v["panels"]) as panel, b.loop(self.zero, v["phases"]) as phase:
                 term, many, some, row, taps, at = (self.entry("phase_table", phase * PHASE + i) for i in range(PHASE))
                 self.multiply(
                     copy, self.table("rows_table", row * 2), taps * channels, self.table("terms_table", term),
                     b.select(whole, many, some),
                     self.at(panels, (panel * (v["pixels"] + 1) + at) * self.width), self.at(sums, panel * self.width),
-                    v["channels_out"] - panel * self.width, one,
+                    v["channels_out"] - panel * self.width, before,
                 )  # fmt: skip
+        with b.when(long):
+            settle(b.const("i1", 0), b.const("i1", 1))
 
     def turn(
         self, panels: Value, group: Value, image: Value, images: Value, places: list[Value], extents: list[Value]
@@ -356,10 +369,6 @@ def _write_tile(name: str, scalar: str, lanes: int, mr: int, nv: int, panel: int
     sums = [[b.variable(b.const(scalar, 0.0, lanes)) for _ in range(nv)] for _ in range(mr)]
     to = [b.place(scalar, t, b.load("i64", b.place("i64", rows, 2 * i + 1))) for i in range(mr)]
     of_row = [b.place(scalar, p, b.load("i64", b.place("i64", rows, 2 * i))) for i in range(mr)]
-    with b.when(add.ne(0)):
-        for i in range(mr):
-            for j in range(nv):
-                sums[i][j].set(b.load(scalar, b.place(scalar, to[i], j * lanes), lanes))
     with b.loop(b.const("i64", 0), k) as i:
         offset = b.load("i64", b.place("i64", terms, i))
         row = b.place(scalar, w, i * (panel * lanes))
@@ -368,6 +377,10 @@ def _write_tile(name: str, scalar: str, lanes: int, mr: int, nv: int, panel: int
             x = b.splat(b.load(scalar, b.place(scalar, of_row[r], offset)), lanes)
             for j in range(nv):
                 sums[r][j].set(b.fma(x, vectors[j], sums[r][j].get()))
+    with b.when(add.ne(0)):  # at last: a sum's error grows with the terms that are added to it one after another
+        for i in range(mr):
+            for j in range(nv):
+                sums[i][j].set(sums[i][j].get() + b.load(scalar, b.place(scalar, to[i], j * lanes), lanes))
     for i in range(mr):
         for j in range(nv):
             b.store(sums[i][j].get(), b.place(scalar, to[i], j * lanes))

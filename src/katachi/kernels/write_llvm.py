@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from katachi.kernels.accumulate import TERMS, Totals, merged, reduction
 from katachi.kernels.halves import narrowed, rounded, widened
 from katachi.kernels.llvm_text import MEMORY, SCALARS, Builder, Value, Variable
 from katachi.kernels.loops import ACCUMULATIONS, PLACED, THREAD, UNIT, Affine, Code, Instr
-from katachi.kernels.scalar_llvm import FUNCTIONS, INFINITY, WRITTEN, operation, reduction
+from katachi.kernels.scalar_llvm import FUNCTIONS, INFINITY, WRITTEN, operation
 from katachi.kernels.target import Target
 
-STRETCH = 256  # steps of a loop whose terms are added up one after another
 SHORT, ABREAST = 8, 4  # instructions of a step that is short; how many such steps are taken at a time
 WIDE = (16, ABREAST)  # vectors of a row that are taken at a time where sums go down the columns
 SIGNATURE = "(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)"
@@ -67,6 +67,7 @@ class _Writer:
         self.lanes = target.bits // 32
         self.width = 1  # lanes of what is being written now
         self.mask: Value | None = None  # which of them count
+        self.totals: Totals | None = None  # of the stage that is being written
         self.values: dict[int, Value] = {}
         self.partial: dict[int, Value] = {}  # an instruction's place as far as the open loops determine it
         self.parameters: dict[int, Value] = {}
@@ -157,14 +158,16 @@ class _Writer:
             wide = {i: reduction(self.b, self.code.body[i]).start(self.lanes, None) for i in sums} if vector else {}
             if vector and not masked:
                 slots = {i: reduction(self.b, self.code.body[i]).start(1, None) for i in sums}
+            long = {i: self.code.body[i] for i in sums if inner and _rounds(self.code.body[i])}
+            self.totals = Totals(self.b, long, (wide, slots), self.lanes) if long else None
             self._inner(stage, loop, inner, slots, wide)
+            if self.totals and inner > 1:
+                self.totals.settle(self.b.const("i1", 1))
+            values = self.totals.results() if self.totals else {}
             for i in sums:
-                step = reduction(self.b, self.code.body[i])
-                parts = [step.finish(wide[i])] if vector else []
-                if i in slots:
-                    parts.append(step.read(slots[i]))
-                value = step.merge(parts)
-                self.values[i] = value if step.instr.name == "argmax" else rounded(self.b, step.instr.dtype, value)
+                instr = self.code.body[i]
+                value = values[i] if i in values else merged(self.b, instr, i, (wide, slots))
+                self.values[i] = value if instr.name == "argmax" else rounded(self.b, instr.dtype, value)
             loop += inner
 
     def _inner(self, stage: int, loop: int, left: int, slots: dict[int, Any], wide: dict[int, Any]) -> None:
@@ -172,42 +175,45 @@ class _Writer:
         if depth > self.starts[stage]:
             self._instructions(depth)
         if left == 0:
-            for i in self.accumulations[stage]:
-                instr = self.code.body[i]
-                vector = self.code.stages[stage] > 0 and not self.code.vector_outer
-                into = wide[i] if vector and self.width > 1 else slots.get(i, wide.get(i))
-                args = [self.b.splat(self.values[a], self.width) for a in instr.args]
-                reduction(self.b, instr).step(into, args, self.mask)
+            for i, args in self._terms(stage).items():
+                self._accumulate(i, args, slots, wide)
             return
         zero, high = self.b.const("i64", 0), self.parameters[loop]
         vector = left == 1 and not self.code.vector_outer and stage not in self.alone
-        sums = [i for i in self.accumulations[stage] if _rounds(self.code.body[i])]
-
-        def through(low: Value, high: Value, slots: dict[int, Any], wide: dict[int, Any]) -> None:
-            if vector and self.accumulations[stage] and self._light(stage):
-                low = self._abreast(stage, loop, low, high, slots, wide)
-            self._loop(loop, low, high, vector, lambda: self._inner(stage, loop + 1, left - 1, slots, wide))
-
-        if not sums:
-            through(zero, high, slots, wide)
+        inside = functools.partial(self._inner, stage, loop + 1, left - 1, slots, wide)
+        if left > 1 or not self.accumulations[stage]:
+            self._loop(loop, zero, high, vector, inside)
             return
-        # Sums are added up in parts, one for each stretch of each loop, for the error of a sum grows with the number of
-        # terms added to it one after another.
-        parts = [{i: self._part(i, into[i]) for i in sums if i in into} for into in (slots, wide)]
-        inside = [{**into, **part} for into, part in zip((slots, wide), parts, strict=True)]
+        abreast = vector and self._light(stage)
+        each = (self.lanes if vector else 1) * (ABREAST if abreast else 1)
 
-        def stretch(low: Value, high: Value) -> None:
-            for part in parts:
-                for i, slot in part.items():
-                    reduction(self.b, self.code.body[i]).again(slot)
-            through(low, high, *inside)
-            for into, part in zip((slots, wide), parts, strict=True):
-                for i, slot in part.items():
-                    reduction(self.b, self.code.body[i]).fold(into[i], slot)
+        def through(low: Value, high: Value) -> None:
+            if abreast:
+                low = self._abreast(stage, loop, low, high, slots, wide)
+            self._loop(loop, low, high, vector, inside)
 
-        step = STRETCH * (self.lanes if vector else 1)
-        with self.b.loop(zero, high, step) as low:
-            stretch(low, self.b.smin(low + step, high))
+        if self.totals is None:
+            through(zero, high)
+            return
+        one = self.code.stages[stage] == 1  # else it comes again and again, and may be short
+        with self.b.loop(zero, high, TERMS * each) as low:
+            if not one:
+                self.totals.room(TERMS * each)
+            end = self.b.smin(low + TERMS * each, high)
+            through(low, end)
+            if one:
+                self.totals.settle(end >= high)
+            else:  # what is short of a vector counts as if it were several
+                self.totals.added(end - low + (2 * each if each > 1 else 0))
+
+    def _terms(self, stage: int) -> dict[int, list[Value]]:
+        """What one iteration adds to each accumulation of a stage."""
+        body = self.code.body
+        return {i: [self.b.splat(self.values[a], self.width) for a in body[i].args] for i in self.accumulations[stage]}
+
+    def _accumulate(self, i: int, args: list[Value], slots: dict[int, Any], wide: dict[int, Any]) -> None:
+        into = wide[i] if i in wide and self.width > 1 else slots.get(i, wide.get(i))
+        reduction(self.b, self.code.body[i]).step(into, args, self.mask)
 
     def _light(self, stage: int | None = None) -> bool:
         """Whether the steps of a stage, or of all, are so short that several fit into the registers side by side. One
@@ -221,23 +227,30 @@ class _Writer:
     def _abreast(
         self, stage: int, loop: int, low: Value, high: Value, slots: dict[int, Any], wide: dict[int, Any]
     ) -> Value:
-        """Goes through a vector loop in several vectors at a time, each accumulated apart, as far as these are whole;
-        gives where that is."""
+        """Goes through a vector loop in several vectors at a time, as far as these are whole; gives where that is. What
+        they add is combined in pairs first: fewer steps wait for the one before, and fewer round."""
         b, each = self.b, ABREAST * self.lanes
-        apart = [wide, *({i: self._part(i, slot) for i, slot in wide.items()} for _ in range(ABREAST - 1))]
         whole = low + ((high - low) & -each)
         with b.loop(low, whole, each) as i:
-            for k, into in enumerate(apart):
-                inside = functools.partial(self._inner, stage, loop + 1, 0, slots, into)
-                self._body(loop, i + k * self.lanes, self.lanes, None, inside, True)
-        for part in apart[1:]:
-            for k, slot in part.items():
-                reduction(b, self.code.body[k]).fold(wide[k], slot)
-        return whole
+            terms: list[dict[int, list[Value]]] = []
 
-    def _part(self, i: int, slot: Any) -> Any:
-        """A place beside `slot` to accumulate in."""
-        return reduction(self.b, self.code.body[i]).start(slot.lanes, None)
+            def inside() -> None:
+                self._instructions(self.starts[stage] + self.code.stages[stage])
+                terms.append(self._terms(stage))
+
+            for k in range(ABREAST):
+                self._body(loop, i + k * self.lanes, self.lanes, None, inside, True)
+            saved, self.width, self.mask = (self.width, self.mask), self.lanes, None
+            for k in self.accumulations[stage]:
+                values = [term[k][0] for term in terms]
+                while len(values) > 1:
+                    values = [
+                        reduction(b, self.code.body[k]).both(x, y)
+                        for x, y in zip(values[::2], values[1::2], strict=True)
+                    ]
+                self._accumulate(k, values, slots, wide)
+            self.width, self.mask = saved
+        return whole
 
     def _loop(self, loop: int, low: Value, high: Value, vector: bool, inside: Any) -> None:
         b = self.b

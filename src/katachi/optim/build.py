@@ -9,6 +9,7 @@ from katachi.graph import build as b
 from katachi.graph.halves import upcast
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.graph.site import Group, origin
 from katachi.tensor.entry import Op
 
 Update = Callable[..., tuple[Node, ...]]
@@ -16,7 +17,11 @@ Update = Callable[..., tuple[Node, ...]]
 
 def update_op(name: str, update: Update) -> Op:
     """`update(p, g, *states, *numbers, *flags)` gives the new p and states; all float nodes of p's dtype and shape.
-    Those of halves are float32, and what comes of them is rounded once."""
+    Those of halves are float32, and what comes of them is rounded once.
+
+    What it computes may take subnormal numbers for zero, and on x86 it does: a moment that has decayed so far would
+    slow down every later step.
+    """
 
     def build(nodes: Sequence[Node], n: int, states: int, *flags: Any) -> tuple[Node, ...]:
         cells = n * (1 + states)
@@ -34,4 +39,18 @@ def update_op(name: str, update: Update) -> Op:
             results += [value, make("variable", value) if old.tracked else value]
         return tuple(results)
 
-    return Op(name, build, variadic=True, upcast=0)
+    return Op(name, part_of_update(name, build), variadic=True, upcast=0)
+
+
+def part_of_update(name: str, build: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its nodes marked as an optimiser's: they may take subnormal numbers for zero."""
+
+    def marked(*operands: Any) -> Any:
+        asked = origin.group
+        origin.group = Group(name, update=True)
+        try:
+            return build(*operands)
+        finally:
+            origin.group = asked
+
+    return marked

@@ -9,11 +9,12 @@ from typing import Any
 from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.dtypes import float32, promote
+from katachi.optim.build import part_of_update
 from katachi.tensor import Tensor, elementwise, reduce
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 
-ROOT = Op("norm", b.root_of_powers)
+ROOT = Op("norm", part_of_update("norm", b.root_of_powers))
 
 
 def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0) -> Any:

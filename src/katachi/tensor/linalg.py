@@ -52,7 +52,8 @@ def matmul(x1: Any, x2: Any, /) -> Any:
     """The matrix product over the last two axes; leading axes broadcast, and a vector is a row left, a column right.
     Half types are computed in float32 and rounded once.
 
-    Raises ShapeError when the inner sizes differ or an operand is a scalar.
+    Raises ShapeError when the inner sizes differ or an operand is a scalar. On x86 CPUs subnormal elements and sums (in
+    float32 those below 1.2e-38) count as zero, as in convolutions and attention; products with a vector keep them.
 
     >>> import katachi as kt
     >>> (kt.ones((2, 3)) @ kt.ones((3, 4))).shape

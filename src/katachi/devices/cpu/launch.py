@@ -14,7 +14,8 @@ from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.pool import STOPPED, pool
 from katachi.errors import IndexBoundsError
 
-# A row's flags. The first row that writes to a cell is protected, the rows behind it are committed as well.
+# A row's flags; `pool.FLUSHED` is one as well. The first row that writes to a cell is protected, those behind it are
+# committed too.
 CHECKED = 1  # the kernel may report a failure
 PROTECTED = 2  # once it has begun, no task of it is left out
 COMMITTED = 4  # it runs, whoever wants to stop: cells have been written to

@@ -17,6 +17,7 @@ import threading
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.machine import cores
 
+FLUSHED = 8  # the flag of a row whose kernel takes subnormal numbers for zero
 STOPPED = -2  # what `run` gives when it was asked to stop before anything was written
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _SPINS = 20_000
@@ -57,6 +58,7 @@ go:
   br i1 %runs, label %task_runs, label %task_done
 task_runs:
   %task = sub i64 %tasks, %left
+  call void @use_mode(i64 %flags)
   call void %kernel(ptr %parameters, ptr %table, ptr %status, i64 %task, i64 %thread)
   br label %task_done
 task_done:
@@ -68,7 +70,6 @@ out:
 
 define void @worker(i64 %thread) {{
 entry:
-  %mode = call i32 @flush_denormals()
   br label %wait
 wait:
   call void @work(i64 %thread)
@@ -160,7 +161,7 @@ out:
 ; status[3] becomes 1 when all has run
 define i64 @run(ptr %rows, i64 %n, ptr %table, ptr %status) {{
 entry:
-  %mode = call i32 @flush_denormals()
+  %mode = call i32 @mode()
   br label %head
 head:
   %i = phi i64 [0, %entry], [%i1, %next]
@@ -198,6 +199,7 @@ starts:
   %one = icmp sle i64 %tasks, 1
   br i1 %one, label %alone, label %together
 alone:
+  call void @use_mode(i64 %flags)
   call void %kernel(ptr %parameters, ptr %table, ptr %status, i64 0, i64 0)
   br label %after
 together:
@@ -221,30 +223,47 @@ end:
 }}
 """
 
+# How a thread treats subnormal numbers. On x86 it is told so for each task (MXCSR: bit 15 flushes results, bit 6 takes
+# operands for zero); other machines keep them always.
 _X86_MODE = """
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
-define internal i32 @flush_denormals() {
+define internal i32 @mode() {
   %slot = alloca i32
   call void @llvm.x86.sse.stmxcsr(ptr %slot)
-  %old = load i32, ptr %slot
-  %new = or i32 %old, 32832
-  store i32 %new, ptr %slot
-  call void @llvm.x86.sse.ldmxcsr(ptr %slot)
-  ret i32 %old
+  %mode = load i32, ptr %slot
+  ret i32 %mode
 }
-define internal void @restore_mode(i32 %old) {
+define internal void @restore_mode(i32 %mode) {
   %slot = alloca i32
-  store i32 %old, ptr %slot
+  store i32 %mode, ptr %slot
   call void @llvm.x86.sse.ldmxcsr(ptr %slot)
   ret void
 }
-"""
+define internal void @use_mode(i64 %flags) {
+  %old = call i32 @mode()
+  %keep = and i32 %old, -32833
+  %flush = or i32 %old, 32832
+  %bit = and i64 %flags, FLUSHED
+  %flushes = icmp ne i64 %bit, 0
+  %new = select i1 %flushes, i32 %flush, i32 %keep
+  %same = icmp eq i32 %new, %old
+  br i1 %same, label %out, label %change
+change:
+  call void @restore_mode(i32 %new)
+  br label %out
+out:
+  ret void
+}
+""".replace("FLUSHED", str(FLUSHED))
 _OTHER_MODE = """
-define internal i32 @flush_denormals() {
+define internal i32 @mode() {
   ret i32 0
 }
-define internal void @restore_mode(i32 %old) {
+define internal void @restore_mode(i32 %mode) {
+  ret void
+}
+define internal void @use_mode(i64 %flags) {
   ret void
 }
 """

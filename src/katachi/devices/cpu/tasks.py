@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.launch import CHECKED, COMMITTED, PROTECTED, Kernels, Row
-from katachi.devices.cpu.pool import pool
+from katachi.devices.cpu.pool import FLUSHED, pool
 from katachi.graph.node import Node
+from katachi.graph.primitives import MOVEMENT
+from katachi.graph.site import of_update
 from katachi.kernels.attention import lower_attention
 from katachi.kernels.convolution import lower_convolution
 from katachi.kernels.in_order import lower_in_order
@@ -29,6 +31,10 @@ TEMPLATES: dict[str, Callable[..., Steps]] = {
     "unpool": lower_unpool,
 }
 EXPRESSIONS = ("loops", "in order")  # the kinds of groups that are written in the loop language
+# Kernels that take subnormal numbers for zero, since those slow down what is multiplied and added up again and again:
+# the products, and an optimiser's update, with no more of the gradient's making in it than arithmetic.
+PRODUCTS = ("matmul", "convolution", "attention")
+ARITHMETIC = frozenset(("add", "subtract", "multiply", "divide", "sqrt", "maximum", "minimum", "negate", "convert"))
 ALONE = 60_000  # instructions and elements: below, waking another thread costs more than it saves
 _GRAIN = 64  # steps of a vector loop come in whole vectors of any target
 
@@ -46,7 +52,7 @@ def kernels_of(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Ke
             node = group.outputs[-1]
             made = group.outputs if group.kind == "attention" else node  # of the others there is one result
             steps = TEMPLATES[group.kind](node, made, index, threads, target)
-            late = (PROTECTED | COMMITTED) if written else 0
+            late = ((PROTECTED | COMMITTED) if written else 0) | (FLUSHED if group.kind in PRODUCTS else 0)
             parts.extend((key, parameters, tasks, late) for key, parameters, tasks in steps.kernels)
             scratch = max(scratch, steps.scratch)
             continue
@@ -55,6 +61,7 @@ def kernels_of(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Ke
             tasks = _split(kernel, threads)
             if tasks:
                 flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
+                flags |= FLUSHED if _updates(group) else 0
                 written = written or i >= firm
                 if kernel.checks:
                     checks[len(parts)] = kernel.checks
@@ -65,6 +72,14 @@ def kernels_of(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Ke
         Row(name, tuple(numbers), tasks, flags) for name, (_, numbers, tasks, flags) in zip(names, parts, strict=True)
     ]
     return Kernels(tuple(rows), checks, scratch)
+
+
+def _updates(group: Group) -> bool:
+    """Whether a group is an optimiser's update."""
+    others = (n for n in group.nodes if not of_update(n.group))
+    return all(of_update(n.group) for n in group.outputs) and all(
+        n.primitive in ARITHMETIC or n.primitive in MOVEMENT or n.primitive == "constant" for n in others
+    )
 
 
 def _split(kernel: Kernel, threads: int) -> int:
