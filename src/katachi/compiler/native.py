@@ -156,7 +156,8 @@ class NativeProgram:
         overwritten: list[Buffer] = []
         for row, shape, dtype, k in self.in_place:
             buffer = inputs[k]
-            if held is None or buffer.shared() or id(buffer) in held:
+            # what `shared` asks, without a call
+            if held is None or buffer.pinned or (buffer._alias is not None and buffer.shared()) or id(buffer) in held:
                 buffer = allocate(shape, dtype)
             else:
                 overwritten.append(buffer)

@@ -139,6 +139,7 @@ class Buffer:
     __slots__ = ("__weakref__", "_alias", "_block", "_counted", "address", "array", "origin", "pinned")
 
     array: Array
+    pinned: bool  # nobody may write to it; true of every alias
     address: int
     origin: Buffer | None  # whose memory an alias is
     _alias: weakref.ref[Buffer] | None
@@ -159,7 +160,7 @@ class Buffer:
         found = None if origin._alias is None else origin._alias()
         if found is None:
             found = object.__new__(Buffer)
-            found._counted, found.array, found._block, found.pinned = 0, origin.array, None, origin.pinned
+            found._counted, found.array, found._block, found.pinned = 0, origin.array, None, True
             found.origin, found._alias, found.address = origin, None, origin.address
             origin._alias = weakref.ref(found)
         return found
@@ -172,7 +173,7 @@ class Buffer:
 
     def shared(self) -> bool:
         """Whether somebody but a cell and the traces may hold this memory."""
-        return self.pinned or self.origin is not None or (self._alias is not None and self._alias() is not None)
+        return self.pinned or (self._alias is not None and self._alias() is not None)
 
     def __del__(self) -> None:
         global _kept

@@ -342,11 +342,14 @@ def _show(x: Any) -> str:
 
 def _pend_writes(t: Trace, e: Entry, operands: Sequence[Any], slot: int) -> None:
     """Later reads of the written cells see the new value; the buffers change when the trace ends."""
-    for w in e.writes:
-        cell = operands[w.operand]._cell
-        t.written[cell] = slot + w.result
-        tracked = e.nodes[w.result + 1].tracked
-        for h in cell.live():
-            h._slot = slot + w.result + (1 if h._aval.tracked else 0)
-        if tracked:
-            t.leaves.append(operands[w.operand])
+    nodes = e.nodes
+    for operand, result in e.writes:
+        x = operands[operand]
+        cell = x._cell
+        t.written[cell] = at = slot + result
+        for ref in cell.handles:
+            h = ref()
+            if h is not None:
+                h._slot = at + 1 if h._aval.tracked else at
+        if nodes[result + 1].tracked:
+            t.leaves.append(x)

@@ -120,8 +120,10 @@ class Run:
         for h, buffer in zip(self.live, results):  # noqa: B905 - more results: cells' and the tape's
             h._value = buffer
         for cell, buffer in zip(self.cells, results[len(self.live) :]):  # noqa: B905 - the tape's follow
-            for h in cell.live():
-                h._value, h._slot = buffer, -1
+            for ref in cell.handles:
+                h = ref()
+                if h is not None:
+                    h._value, h._slot = buffer, -1
         self.end()
         self.results, self.done = None, True
 
