@@ -23,7 +23,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-MOST_BYTES, MOST_FILES = 1 << 28, 1 << 13  # beyond these, what was written longest ago goes
+MOST_BYTES, MOST_FILES = 1 << 28, 1 << 14  # beyond these, what was written longest ago goes
 _DIGEST = 32
 _OURS = re.compile(r"(kernel|module|program|machine)_[0-9a-f]+|\.new-[0-9-]+")  # files; no other is ever removed
 _MAKING = ("graph", "kernels", "compiler", "devices/reference")  # rooms whose code decides what is in a file
