@@ -1,7 +1,7 @@
 """Hypothesis: the same examples in every run. `--hypothesis-profile=explore` looks for new ones, ten times as many.
 
-Machine code is kept in the checkout between runs, and none that was made elsewhere is used, unless KATACHI_CACHE names a
-folder.
+Machine code is kept in the checkout between runs, and none that was made elsewhere is used, unless KATACHI_CACHE names
+a folder.
 """
 
 import os

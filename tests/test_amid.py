@@ -78,8 +78,8 @@ def whole(training: Training) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_function_called_at_every_line_of_a_step(device: str, form: str) -> None:
-    """As a tracer or a signal handler: at one line after another, each time in another step. Where steps have thousands of
-    lines, most of them of the same loop for one node after another, not at every one.
+    """As a tracer or a signal handler: at one line after another, each time in another step. Where steps have thousands
+    of lines, most of them of the same loop for one node after another, not at every one.
     """
     with kt.device(device):
         training, at, steps = Training(form), 0, 0

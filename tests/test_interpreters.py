@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
+import pytest
+
 import katachi as kt
 from katachi.graph.site import beginnings
 
@@ -35,7 +37,7 @@ def test_a_call_that_the_interpreter_specialises_stays_the_same_call() -> None:
         assert (told.programs_built, told.result) == (0, (0.25 * i + 0.75) * (i % 10)), i
 
 
-def test_specialised_calls_are_followed_again() -> None:
+def test_specialised_calls_are_followed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found on the slow way once, such a call is on the fast one the next time."""
     from katachi.tensor import apply
 
@@ -51,12 +53,9 @@ def test_specialised_calls_are_followed_again() -> None:
 
     for _ in range(30):
         computed()
-    apply._find = counting
-    try:
-        for _ in range(30):
-            computed()
-    finally:
-        apply._find = find
+    monkeypatch.setattr(apply, "_find", counting)
+    for _ in range(30):
+        computed()
     assert found == []
 
 
