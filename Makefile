@@ -1,18 +1,21 @@
-# Every target needs python3 (3.11 or newer) and make, nothing else: the first one makes .venv from requirements.lock.
+# Every target needs python3 (3.11 or newer) and make, nothing else: the first one makes VENV from requirements.lock.
 PYTHON ?= python3
+VENV ?= .venv
 
-demo: .venv/installed
-	.venv/bin/katachi train digits --device cpu
+demo: $(VENV)/installed
+	$(VENV)/bin/katachi train digits --device cpu
 
-test: .venv/installed
-	.venv/bin/python -m pytest
+# Two at a time, but nothing beside those that measure time.
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not alone"
+	$(VENV)/bin/python -m pytest -m alone
 
 # What can be known without running anything.
-check: .venv/installed
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/pyrefly check --python-interpreter-path .venv/bin/python
-	.venv/bin/python tools/import_directions.py
+check: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyrefly check --python-interpreter-path $(VENV)/bin/python
+	$(VENV)/bin/python tools/import_directions.py
 
 # Against torch, in an environment of its own. torch goes first, so that what it shares with the lock ends as the lock says.
 test-peers: .venv-peers/installed
@@ -30,7 +33,7 @@ lock:
 		--universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 		--custom-compile-command "make lock" --output-file requirements.lock
 
-.venv/installed .venv-peers/installed .venv-bench/installed: requirements.lock pyproject.toml
+$(VENV)/installed .venv-peers/installed .venv-bench/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "katachi needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(@D)
 	$(if $(filter .venv-peers/% .venv-bench/%,$@),$(@D)/bin/pip install --quiet torch==2.13.0)

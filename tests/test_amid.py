@@ -78,22 +78,25 @@ def whole(training: Training) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_function_called_at_every_line_of_a_step(device: str, form: str) -> None:
-    """As a tracer or a signal handler: at one line after another, each time in another step."""
+    """As a tracer or a signal handler: at one line after another, each time in another step. Where steps have thousands
+    of lines, most of them of the same loop for one node after another, not at every one.
+    """
     with kt.device(device):
         training, at, steps = Training(form), 0, 0
         training.run(3)
         busy = False
         count = 0
         here = kt.__file__.rsplit("/", 1)[0]
+        stride = 1 if (form, device) == ("compiled", "cpu") else 7 if device == "cpu" else 17
 
         def local(frame: FrameType, event: str, arg: Any) -> Any:
             nonlocal count, busy
             if event == "line" and not busy:
                 count += 1
                 if count == at:
+                    sys.settrace(None)  # there is nothing more to see in this step
                     busy = True
                     whole(training)
-                    busy = False
             return local
 
         def enter(frame: FrameType, event: str, arg: Any) -> Any:
@@ -101,7 +104,7 @@ def test_a_function_called_at_every_line_of_a_step(device: str, form: str) -> No
             return local if ours and not busy else None
 
         while count >= at:
-            at, count = at + (1 if form == "compiled" else 7), 0
+            at, count, busy = at + stride, 0, False
             x, y = training.batches[(3 + steps) % 5]
             steps += 1
             before = sys.gettrace()
@@ -114,7 +117,7 @@ def test_a_function_called_at_every_line_of_a_step(device: str, form: str) -> No
                     training.step(x, y)
             finally:
                 sys.settrace(before)
-        assert steps > 20
+        assert steps > 20 and at > 500
         # in the midst of a plain step what is looked at ends a program: rounding may differ
         close = [np.frombuffer(b, np.float32) for b in training.state()]
         want = [np.frombuffer(b, np.float32) for b in undisturbed(form, 3 + steps)]
@@ -259,8 +262,8 @@ LONG = """
 import signal, sys, time
 import numpy as np
 import katachi as kt
-x = kt.tensor(np.ones((1200, 1200), np.float32) / 1200)
-w = kt.variable(np.full((1200, 1200), 2.0, np.float32))
+x = kt.tensor(np.ones((700, 700), np.float32) / 700)
+w = kt.variable(np.full((700, 700), 2.0, np.float32))
 y = x
 for _ in range(100):
     y = y @ x
@@ -292,4 +295,4 @@ def test_a_handler_amid_a_long_program_waits_for_it() -> None:
     count, rest = done.stdout.split(" ", 1)
     assert int(count) > 2
     values = rest[rest.index("[") + 1 : rest.index("]")].split(", ")
-    assert set(values) <= {"2.0", "3.0", "4.0", "5.0"} and rest.endswith("{1200} 5.0\n")
+    assert set(values) <= {"2.0", "3.0", "4.0", "5.0"} and rest.endswith("{700} 5.0\n")

@@ -137,17 +137,42 @@ def test_one_that_hangs_up_twice(compilers, monkeypatch):
         compilers.compile(loops(1))
 
 
+def eventually(condition, seconds=30):
+    until = time.perf_counter() + seconds
+    while not condition() and time.perf_counter() < until:
+        time.sleep(0.01)
+    return condition()
+
+
 def test_they_are_ended_when_nobody_asks(compilers, monkeypatch):
     monkeypatch.setattr(processes, "IDLE", 0.3)
     check(compilers.compile(loops(8)), 8)
     started = [compiler.process for compiler in compilers._idle]
-    time.sleep(0.2)
-    check(compilers.compile(loops(8)), 8)  # asked in time
-    time.sleep(0.2)
-    assert started and all(p.returncode is None for p in started)
-    time.sleep(0.6)
-    assert not compilers._idle and all(p.returncode is not None for p in started)  # waited for: no zombies
+    assert started and eventually(lambda: not compilers._idle)
+    assert eventually(lambda: all(p.returncode is not None for p in started))  # waited for: no zombies
     check(compilers.compile(loops(3)), 3)
+
+
+def test_they_stay_when_somebody_asks_in_time(compilers, monkeypatch):
+    waiting = []
+
+    class Timer:
+        def __init__(self, seconds, function):
+            assert seconds == processes.IDLE
+            self.function = function
+
+        def start(self):
+            waiting.append(self.function)
+
+    monkeypatch.setattr(processes.threading, "Timer", Timer)
+    check(compilers.compile(loops(8)), 8)
+    started = [compiler.process for compiler in compilers._idle]
+    check(compilers.compile(loops(8)), 8)
+    first, second = waiting
+    first()  # its time is up, but somebody has asked since
+    assert started and [c.process for c in compilers._idle] and all(p.poll() is None for p in started)
+    second()
+    assert not compilers._idle and all(p.returncode is not None for p in started)
 
 
 @linux
@@ -161,10 +186,7 @@ print(compilers._idle[0].process.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
-    until = time.perf_counter() + 20
-    while os.path.exists(f"/proc/{int(out)}/exe") and time.perf_counter() < until:
-        time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{int(out)}/exe")
+    assert eventually(lambda: not os.path.exists(f"/proc/{int(out)}/exe"))
 
 
 def test_none_can_be_started(monkeypatch):
@@ -177,6 +199,7 @@ def test_none_can_be_started(monkeypatch):
         assert isinstance(made._idle[0], Here)
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_interrupted(compilers):
     """Ctrl-C while the main thread waits; what is asked next is answered."""
@@ -191,8 +214,7 @@ def test_interrupted(compilers):
     with pytest.raises(KeyboardInterrupt):
         compilers.compile(endless())
     assert time.perf_counter() - start < 2
-    time.sleep(0.5)
-    assert not [t for t in threading.enumerate() if t.name == "katachi-compile"]
+    assert eventually(lambda: not [t for t in threading.enumerate() if t.name == "katachi-compile"])
     check(compilers.compile(loops(5)), 5)
 
 

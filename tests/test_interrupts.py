@@ -62,19 +62,24 @@ print("well", flush=True)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [[], ["compiled"]])
 def test_a_long_program_stops_within_a_second(arguments: list[str]) -> None:
-    process = subprocess.Popen([sys.executable, "-c", LONG, *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(1.0)  # it is computing by now, for many seconds
-    process.send_signal(signal.SIGINT)
-    start = time.perf_counter()
-    assert process.stdout.readline() == "stopped\n"
-    took = time.perf_counter() - start
-    assert process.stdout.readline() == "well\n"
-    assert process.wait(60) == 0
-    assert took < 1.0
+    def stopped() -> float:
+        """The seconds that it took."""
+        process = subprocess.Popen([sys.executable, "-c", LONG, *arguments], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1.0)  # it is computing by now, for many seconds
+        process.send_signal(signal.SIGINT)
+        start = time.perf_counter()
+        assert process.stdout.readline() == "stopped\n"
+        took = time.perf_counter() - start
+        assert process.stdout.readline() == "well\n"
+        assert process.wait(60) == 0
+        return took
+
+    assert any(stopped() < 1.0 for _ in range(3))  # other programs can only add to it
 
 
 def test_other_threads_are_not_stopped() -> None:

@@ -20,6 +20,15 @@ DEVICES = kt.devices()
 ROWS, WIDTH = 256, 32
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen() -> Iterator[None]:
+    """What earlier tests left, millions of objects, is not looked through at every collection here."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def unlimited() -> Iterator[None]:
     gc.collect()  # what earlier tests' tracebacks hold would go in the middle of this one

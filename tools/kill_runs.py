@@ -34,9 +34,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
 
 
-def asked(out: Path, device: str) -> list[str]:
+def asked(out: Path, device: str, epochs: int) -> list[str]:
     return katachi(
-        *("train", "digits", "--epochs", "60", "--batch-size", "128", "--checkpoint-every", "0"),
+        *("train", "digits", "--epochs", str(epochs), "--batch-size", "128", "--checkpoint-every", "0"),
         *("--device", device, "--out", str(out)),
     )
 
@@ -94,15 +94,15 @@ def kill_once(arguments: list[str], out: Path, chance: random.Random) -> str:
     return "while training" if saved else "while starting"
 
 
-def hunt(kills: int, folder: Path, device: str = "cpu", seed: int = 0) -> Counter[str]:
+def hunt(kills: int, folder: Path, device: str = "cpu", seed: int = 0, epochs: int = 60) -> Counter[str]:
     """Kill that often; returns how often at what. Raises Wrong."""
     whole, chance, happened = folder / "whole", random.Random(seed), Counter[str]()
-    run_to_the_end(asked(whole, device), whole)
+    run_to_the_end(asked(whole, device, epochs), whole)
     left, number = kills, 0
     while left:
         number += 1
         out, step = folder / f"run-{number}", 0
-        arguments = asked(out, device)
+        arguments = asked(out, device, epochs)
         while left:
             happened[kill_once(arguments, out, chance)] += 1
             left -= 1

@@ -9,6 +9,7 @@ from types import CodeType, FrameType
 
 Site = tuple[CodeType, int]
 
+_CACHE = 0  # the opcode of CACHE
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -45,6 +46,18 @@ def frames(frame: FrameType | None) -> tuple[Site, ...]:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             break
         frame = frame.f_back
+    return tuple(out)
+
+
+def beginnings(sites: tuple[Site, ...]) -> tuple[Site, ...]:
+    """Of the same instructions, wherever in one the interpreter stands: once it has specialised a call it stands behind
+    the instruction's cache, not before it."""
+    out = []
+    for code, offset in sites:
+        instructions = code.co_code
+        while offset > 0 and instructions[offset] == _CACHE:
+            offset -= 2
+        out.append((code, offset))
     return tuple(out)
 
 

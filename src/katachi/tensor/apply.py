@@ -19,7 +19,7 @@ from katachi.graph.dtypes import DType, as_dtype, float32, promote, promote_scal
 from katachi.graph.halves import HALVES, half_of, round_to, upcast
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
-from katachi.graph.site import Group, Site, frames, origin
+from katachi.graph.site import Group, Site, beginnings, frames, origin
 from katachi.graph.sizes import count
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Write
@@ -125,7 +125,7 @@ def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[An
     base = t.base
     try:
         frame = sys._getframe(2)
-        for code, offset in e.sites:
+        for code, offset in e.seen:
             if frame.f_code is not code or frame.f_lasti != offset:  # type: ignore[union-attr]  # as deep as recorded
                 return False
             frame = frame.f_back  # type: ignore[assignment]
@@ -186,13 +186,15 @@ def _find(t: Trace, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wri
     fresh: list[Handle] = []
     try:
         wants = tuple([_want(t, x, fresh, op) for x in operands])
-        sites = frames(sys._getframe(2))
+        seen = frames(sys._getframe(2))
+        sites = beginnings(seen)
         key = (op, attrs, wants, t.modes, sites)
         e = t.entry.children.get(key)
         if e is None:
             e = _record(t, op, operands, attrs, wants, sites, fresh, writes)
             t.entry.children[key] = e
             t.entries += 1
+        e.seen = seen
     except BaseException:
         for x in fresh:
             x._slot = -1
@@ -239,7 +241,8 @@ def _record(
             "return the new value from it, and set it outside"
         )
     e = Entry(t.entry)
-    e.op, e.attrs, e.wants, e.sites, e.modes, e.writes = op, attrs, wants, sites, t.modes, writes
+    e.op, e.attrs, e.wants, e.modes, e.writes = op, attrs, wants, t.modes, writes
+    e.sites = e.seen = sites
     known = t.slots()
     imports = e.arrivals()
     before, outer = next_serial(), (origin.site, origin.group)

@@ -61,7 +61,7 @@ class Entry:
 
     __slots__ = (
         "aliases", "attrs", "children", "consumed", "cost", "end", "extra", "first", "flushes", "hot", "imports",
-        "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "sites",
+        "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "seen", "sites",
         "wants", "writes",
     )  # fmt: skip
 
@@ -69,7 +69,8 @@ class Entry:
     attrs: tuple[Any, ...]
     wants: tuple[Any, ...]  # per operand: a slot, a class of Python number, or an Import
     modes: Modes
-    sites: tuple[Site, ...]
+    sites: tuple[Site, ...]  # where each instruction begins
+    seen: tuple[Site, ...]  # where in them the interpreter stood the last time
     parent: Entry | None
     hot: Entry | None  # the child that was taken last
     imports: tuple[Node, ...]

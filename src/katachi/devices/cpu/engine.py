@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import marshal
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from katachi.devices.cpu import cache, image, machine
 from katachi.devices.cpu.codegen import Linker, Processor
+from katachi.errors import Error
 from katachi.kernels.target import Target
 
 _MOST_COMPILERS = 8  # each takes 100 MB while it works
+LLVMLITE = (0, 48), (0, 51)  # from, below: those with LLVM 22, whose language the writers write
 
 # What writes the text of a kernel, by the kind of its key. Imported when something is to be written.
 WRITERS = {
@@ -25,9 +28,10 @@ WRITERS = {
 
 class Engine:
     """`compiled` counts the kernels that were compiled, `loaded` those found on disk. With `images`, what is compiled
-    becomes code that needs no linker; otherwise LLVM links it in this process."""
+    becomes code that needs no linker, where that is possible; otherwise LLVM links it in this process."""
 
     def __init__(self, images: bool) -> None:
+        """Raises Error if the version of llvmlite is one that katachi does not work with."""
         self.images, self.compiled, self.loaded = images, 0, 0
         self._compilers: Any = None
         processor = self._processor()
@@ -36,7 +40,7 @@ class Engine:
         bits = 512 if wide else 256 if "avx2" in processor.has else 128
         self.target = Target(bits, wide, arch, "f16c" in processor.has or arch in ("aarch64", "arm64"))
         self.made_by = (_llvm_version(), processor, images, cache.source_digest())
-        self._link = image.load if images else Linker().load
+        self._linker: Linker | None = None  # takes 90 MB, so made when there is something to link
         self._addresses: dict[str, int] = {}
 
     def names(self, keys: Sequence[Any]) -> list[str]:
@@ -48,7 +52,7 @@ class Engine:
         if missing:
             self.compiled += len(missing)
             found.update(self._compile(self._write(by_name[name], name) for name in missing))
-        self._addresses.update(self._link(list(found.values())))
+        self._addresses.update(self._link(found.values()))
         return [self._name(key) for key in keys]
 
     def addresses(self, names: Sequence[str]) -> list[int] | None:
@@ -58,7 +62,7 @@ class Engine:
         if len(found) < len(new):
             return None
         self.loaded += len(found)
-        self._addresses.update(self._link(list(found.values())))
+        self._addresses.update(self._link(found.values()))
         return [self._addresses[name] for name in names]
 
     def functions(self, text: str, names: Sequence[str]) -> list[int]:
@@ -68,7 +72,7 @@ class Engine:
         if not found:
             found = self._compile([(name, text)], names)
             cache.tidy()
-        addresses = self._link(list(found.values()))
+        addresses = self._link(found.values())
         return [addresses[name] for name in names]
 
     def _name(self, key: Any) -> str:
@@ -92,10 +96,21 @@ class Engine:
         """By name. `entries` are the functions in it, if not one by its own name."""
         made = {}
         for name, data in self._compiling().compile(texts).items():
-            unlinked = image.Image(data, 0, dict.fromkeys(entries or [name], 0), {})
-            made[name] = image.flatten(data) if self.images else unlinked
+            functions = entries or [name]
+            made[name] = image.made_of(data, functions) if self.images else image.unlinked(data, functions)
             cache.write(name, made[name].pack())
         return made
+
+    def _link(self, images: Iterable[image.Image]) -> dict[str, int]:
+        """The addresses of all their functions, now in memory."""
+        flat, objects = [], []
+        for each in images:
+            (flat if each.linked else objects).append(each)
+        addresses = image.load(flat)
+        if objects:
+            self._linker = self._linker or Linker()
+            addresses.update(self._linker.load(objects))
+        return addresses
 
     def _compiling(self) -> Any:
         from katachi.devices.cpu.compilers import Compilers
@@ -118,6 +133,14 @@ class Engine:
 def _llvm_version() -> str:
     import llvmlite  # without LLVM itself
 
+    version = re.match(r"(\d+)\.(\d+)", llvmlite.__version__)
+    lowest, above = LLVMLITE
+    if not version or not lowest <= tuple(map(int, version.groups())) < above:
+        wanted = "llvmlite>={}.{},<{}.{}".format(*lowest, *above)
+        raise Error(
+            f"the device cpu does not work with llvmlite {llvmlite.__version__}, only with {wanted}: its kernels are"
+            f" in the language of LLVM 22. Remedy: pip install '{wanted}'; or compute on the device reference"
+        )
     return llvmlite.__version__
 
 

@@ -3,10 +3,12 @@ between them filled in. Loading is copying.
 
 This is for ELF on x86-64 (System V ABI, AMD64 supplement, 4.4): position-independent code of the small model refers to
 itself by distances of 32 bits. What it does not define, functions of the C library, it reaches by a jump behind it.
+An object with anything else in it stays as it is, for LLVM to link.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import marshal
 import mmap
@@ -20,18 +22,21 @@ PAGE = mmap.PAGESIZE
 _LINE = 64  # bytes: nothing that LLVM aligns wants more
 _JUMP = b"\xff\x25\x02\x00\x00\x00\x90\x90"  # jmp [rip + 2], and two nops; the address lies behind it
 _WRITE, _ALLOCATED, _NO_BITS = 1, 2, 8
-_SYMBOLS, _RELOCATIONS = 2, 4
+_PROGRAM, _SYMBOLS, _RELOCATIONS, _RELOCATIONS_WITHOUT_ADDENDS = 1, 2, 4, 9
 _DISTANCE, _CALL = 2, 4  # R_X86_64_PC32, R_X86_64_PLT32
+_PLAIN = range(4)  # types of symbols: none, data, functions and sections; not of threads, not chosen at run time
 
 
 class Image(NamedTuple):
     """`code` is read and run, and `data` bytes of zeros behind its last page are written to. `entries` are functions
-    by name, `outside` the places of addresses that code takes from the C library."""
+    by name, `outside` the places of addresses that code takes from the C library. If it is not `linked`, `code` is an
+    object, and of `entries` only the names count."""
 
     code: bytes
     data: int
     entries: dict[str, int]
     outside: dict[str, int]
+    linked: bool = True
 
     def pack(self) -> bytes:
         """As bytes, for `unpack`."""
@@ -41,6 +46,20 @@ class Image(NamedTuple):
 def unpack(data: bytes) -> Image:
     """What `pack` packed."""
     return Image(*marshal.loads(data))
+
+
+def unlinked(elf: bytes, functions: Sequence[str]) -> Image:
+    """An object that LLVM links."""
+    return Image(elf, 0, dict.fromkeys(functions, 0), {}, linked=False)
+
+
+def made_of(elf: bytes, functions: Sequence[str]) -> Image:
+    """The image of an object with these functions; the object itself where it cannot be one."""
+    with contextlib.suppress(ValueError, LookupError, struct.error):  # the latter: it is not as it says, or too large
+        flat = flatten(elf)
+        if set(functions) <= set(flat.entries):
+            return flat
+    return unlinked(elf, functions)
 
 
 def possible() -> bool:
@@ -71,7 +90,11 @@ def flatten(elf: bytes) -> Image:
 
     code, data, at = bytearray(), 0, {}
     for i, s in enumerate(sections):
-        if s.flags & _ALLOCATED and not s.flags & _WRITE and s.type == 1:
+        if s.flags & _ALLOCATED and s.alignment > _LINE:
+            raise ValueError(f"a section that begins at multiples of {s.alignment}")
+        if s.type == _RELOCATIONS_WITHOUT_ADDENDS:
+            raise ValueError("relocations without addends")
+        if s.flags & _ALLOCATED and not s.flags & _WRITE and s.type == _PROGRAM:
             code += bytes(-len(code) % max(s.alignment, 1))
             at[i] = len(code)
             code += elf[s.offset : s.offset + s.size]
@@ -106,9 +129,11 @@ def flatten(elf: bytes) -> Image:
             at[i] = _up(len(code), PAGE) + data
             data += s.size
     for base, place, info, addend in relocations:
-        _, _, _, section, value, _ = symbols[info >> 32]
-        if info & 0xFFFFFFFF not in (_DISTANCE, _CALL) or (section and section not in at):
-            raise ValueError(f"relocation {info & 0xFFFFFFFF}")
+        _, kind, _, section, value, _ = symbols[info >> 32]
+        how = info & 0xFFFFFFFF
+        known = section in at and how in (_DISTANCE, _CALL) if section else how == _CALL
+        if not known or kind & 15 not in _PLAIN:
+            raise ValueError(f"relocation {how}")
         target = at[section] + value if section else outside[name(info >> 32)] - len(_JUMP)
         struct.pack_into("<i", code, base + place, target + addend - base - place)
     entries = {
