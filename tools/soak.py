@@ -229,9 +229,9 @@ def failures(rng: random.Random) -> None:
 
 
 def numbers(rng: random.Random) -> None:
-    """Expressions of random shapes against NumPy's, in float64."""
+    """Expressions of many shapes, each a program that is kept, against NumPy's in float64."""
     for _ in range(20):
-        n, k, m = (rng.randint(1, 70) for _ in range(3))
+        n, k, m = (rng.choice((1, 2, 7, 33, 70)) for _ in range(3))
         g = np.random.default_rng(rng.randrange(1 << 30))
         a, b, c = g.standard_normal((n, k)), g.standard_normal((k, m)), g.standard_normal(m)
         x, y, z = (kt.tensor(v) for v in (a, b, c))
