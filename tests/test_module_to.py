@@ -176,4 +176,5 @@ def test_a_compiled_function_sees_that_a_module_was_moved() -> None:
         for _ in range(2):
             assert step(x).dtype is dtype
         assert layer.weight.dtype is dtype and layer.weight.tolist() != before
-        assert optimizer.state_dict()["state"][0]["exp_avg"].dtype is dtype
+        kept = kt.float64 if dtype is kt.float64 else kt.float32  # moments of halves are float32
+        assert optimizer.state_dict()["state"][0]["exp_avg"].dtype is kept

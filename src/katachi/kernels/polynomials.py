@@ -137,7 +137,7 @@ def tanh(b: Builder, x: Value) -> Value:
     a, z = b.intrinsic("fabs", x), x * x
     near = b.fma(polynomial(b, z, _TANH[x.scalar]) * z, x, x)
     far = 1.0 - 2.0 / (exp(b, a + a) + 1.0)
-    return b.select(a < 0.625, near, _signed(b, far, x))
+    return _signed(b, b.select(a < 0.625, near, far), x)  # near zero as well, for the sign of -0
 
 
 def logistic(b: Builder, x: Value) -> Value:
@@ -170,7 +170,7 @@ def _turn(quarter: int, name: str) -> Callable[[Builder, Value], Value]:
         r = b.fma(n, -_HALF_PI_LOW, b.fma(n, -_HALF_PI_HIGH, wide))
         k = b.bits(shifted) + quarter
         z = r * r
-        sine = b.fma(polynomial(b, z, _SIN) * z, r, r)
+        sine = r * b.fma(polynomial(b, z, _SIN), z, 1.0)
         cosine = b.fma(b.fma(polynomial(b, z, _COS), z, -0.5), z, 1.0)
         y = b.select((k & 1).ne(0), cosine, sine)
         y = b.select((k & 2).ne(0), -y, y)
@@ -233,7 +233,8 @@ def expm1(b: Builder, x: Value) -> Value:
         return library("expm1", b, x)
     wide = x.to("fpext", "double")
     near = b.fma(wide * wide, 0.5, wide)
-    return b.select(b.intrinsic("fabs", wide) < 1e-5, near, exp(b, wide) - 1.0).to("fptrunc", "float")
+    result = b.select(b.intrinsic("fabs", wide) < 1e-5, near, exp(b, wide) - 1.0)
+    return _signed(b, result.to("fptrunc", "float"), x)  # for the sign of -0
 
 
 def log1p(b: Builder, x: Value) -> Value:

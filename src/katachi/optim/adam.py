@@ -19,7 +19,8 @@ def _update(p: Node, g: Node, m: Node, v: Node, *numbers: Node) -> tuple[Node, .
 
 class Adam(AdamW):
     """Adam (Kingma and Ba, 2015), PyTorch's defaults; weight decay, if any, goes into the gradient. Half types as in
-    AdamW: computed in float32, kept in the parameter's dtype.
+    AdamW: computed in float32 and rounded once, the moments
+    float32.
 
     >>> import katachi as kt
     >>> v = kt.variable([1.0]); opt = kt.optim.Adam([v], lr=0.1)

@@ -30,8 +30,8 @@ def _update(p: Node, g: Node, m: Node, v: Node, *numbers: Node) -> tuple[Node, .
 
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), PyTorch's defaults. Half types are computed in
-    float32 and rounded once; the moments are kept in the parameter's dtype, as PyTorch's are, so of float16 a squared
-    gradient below 6e-8 / (1 - betas[1]) is forgotten from step to step.
+    float32 and rounded once, and the moments of half parameters are float32 (PyTorch's are halves, in which an average
+    that moves by a thousandth does not move).
 
     >>> import katachi as kt
     >>> v = kt.variable([1.0]); opt = kt.optim.AdamW([v], lr=0.1, weight_decay=0.0)

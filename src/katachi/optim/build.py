@@ -28,12 +28,12 @@ def update_op(name: str, update: Update) -> Op:
         numbers = nodes[cells + n :]
         new: list[list[Node]] = [[] for _ in range(1 + states)]
         for i in range(n):
-            kind, p = nodes[i].dtype, upcast(make("stop_gradient", nodes[i]))
-            mine = [upcast(nodes[i + n * (k + 1)]) for k in range(states)]
+            cell = [nodes[i + n * k] for k in range(1 + states)]
+            p, mine = upcast(make("stop_gradient", cell[0])), [upcast(x) for x in cell[1:]]
             g = b.convert(make("stop_gradient", nodes[cells + i]), p.dtype)
             scaled = [b.spread(b.convert(x, p.dtype), p.shape) for x in numbers]
             for k, value in enumerate(update(p, g, *mine, *scaled, *flags)):
-                new[k].append(b.convert(value, kind))
+                new[k].append(b.convert(value, cell[k].dtype))
         results: list[Node] = []
         for old, value in zip(nodes[:cells], [v for column in new for v in column], strict=True):
             results += [value, make("variable", value) if old.tracked else value]

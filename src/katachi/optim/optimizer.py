@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from katachi.errors import CheckpointError, GradientError
-from katachi.graph.node import Aval
+from katachi.graph.dtypes import DType, float32
+from katachi.graph.halves import HALVES
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import leaf
 from katachi.tensor.entry import Op, Write
@@ -217,7 +218,7 @@ class Optimizer:
                     raise CheckpointError(
                         f"load_state_dict: {name} of parameter {place} is {values[name].shape}, not {p.shape}"
                     )
-            new[p] = {n: leaf(Tensor, values[n], p.dtype, p.device, tracked=False) for n in self.states}
+            new[p] = {n: leaf(Tensor, values[n], _state_dtype(p), p.device, tracked=False) for n in self.states}
             new[p]["step"] = int(values["step"])
         settings = [self._settings(group, saved) for group, saved in zip(self.param_groups, groups, strict=True)]
         self.state = new
@@ -236,12 +237,14 @@ class Optimizer:
     def _state_of(self, p: Any) -> dict[str, Any]:
         state = self.state.get(p)
         if state is None:
-            zeros = np.broadcast_to(np.zeros((), p.dtype.numpy), p.shape) if self.states else None
+            zeros = np.broadcast_to(np.zeros((), _state_dtype(p).numpy), p.shape) if self.states else None
             state = {name: leaf(Tensor, zeros, device=p.device, tracked=False) for name in self.states}
             state["step"] = 0
             self.state[p] = state
-        elif self.states and not _alike(state[self.states[0]]._aval, p._aval):
-            move([state[name] for name in self.states], p.device, p.dtype)  # as the module was
+        elif self.states:
+            now, kind = state[self.states[0]]._aval, _state_dtype(p)
+            if now.dtype is not kind or now.device != p.device:
+                move([state[name] for name in self.states], p.device, kind)  # as the module was
         return state
 
     def _pend(
@@ -341,8 +344,9 @@ class _Step(NamedTuple):
         """What `take` did need not be undone; tracing notes the counts of before itself."""
 
 
-def _alike(a: Aval, b: Aval) -> bool:
-    return a.dtype is b.dtype and a.device == b.device
+def _state_dtype(p: Any) -> DType:
+    """Of what an optimiser keeps of a parameter: a half has too few digits for averages that move slowly."""
+    return float32 if p.dtype in HALVES else p.dtype
 
 
 def _snapshot(value: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from katachi.compiler import program as compiler
 from katachi.compiler.steps import nbytes
 from katachi.devices.memory import Buffer
+from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
@@ -122,7 +123,10 @@ class Finish:
         asking: set[Node] = set()
         reached: set[Node] = set()
         for root in taped:
-            wanted, by, walked = _ask(root)
+            try:
+                wanted, by, walked = _ask(root)
+            except GradientError:  # there is no way back: whoever asks for one is told so
+                continue
             if not by & used and not walked & self.gone:
                 self.roots.add(root)
                 asked |= wanted
