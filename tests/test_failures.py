@@ -155,3 +155,29 @@ def test_a_failed_step_can_be_skipped_under_a_memory_limit() -> None:
     layer2(small).tanh().exp().sum().backward()
     opt.step()
     np.testing.assert_allclose(layer.weight.numpy(), layer2.weight.numpy(), rtol=1e-6)
+
+
+def test_a_failed_function_or_memory_leaves_no_gradient_to_add_to() -> None:
+    w, fails = nn.Parameter(np.ones(1000, np.float32)), [False]
+    opt = optim.SGD([w], lr=0.1)
+
+    def function(x: np.ndarray) -> np.ndarray:
+        if fails[0]:
+            raise ValueError("as asked")
+        return x
+
+    def step() -> None:
+        (w * kt.custom_call(function, (1000,), kt.float32, kt.ones(1000))).sum().backward()
+        opt.step()
+
+    step()
+    fails[0] = True
+    with pytest.raises(ValueError, match="as asked"):
+        step()
+    fails[0] = False
+    step()
+    assert w.numpy()[0] == pytest.approx(0.8)
+    with kt.memory.limit("1 KiB"), pytest.raises(kt.MemoryLimitError):
+        step()
+    step()
+    assert w.numpy()[0] == pytest.approx(0.7)

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs 
 
 @pytest.mark.parametrize(("device", "form", "stride"), [
     ("cpu", "plain", 1), ("cpu", "looked at", 3), ("cpu", "two passes", 3), ("cpu", "eager", 9), ("cpu", "compiled", 1),
+    ("cpu", "recorded", 331),
     ("reference", "plain", 13), ("reference", "eager", 29), ("reference", "compiled", 7),
 ])  # fmt: skip
 def test_interrupts_at_every_line(device: str, form: str, stride: int) -> None:

@@ -39,7 +39,8 @@ def test_what_modules_and_tensors_take(name: str) -> None:
     before = {n: v.numpy() for n, v in net.state_dict().items()}
     assert to(net) is net
     assert all(p.dtype is dtype and p.device == device and p.requires_grad for p in net.parameters())
-    assert net[1].running_mean.dtype is dtype and net[1].running_mean.device == device
+    kept = kt.float64 if dtype is kt.float64 else kt.float32  # statistics of halves are float32
+    assert net[1].running_mean.dtype is kept and net[1].running_mean.device == device
     assert net[1].num_batches_tracked.dtype is kt.int64 and net[1].num_batches_tracked.device == device
     for n, v in net.state_dict().items():
         assert np.array_equal(v.numpy(), before[n].astype(v.numpy().dtype)), n
@@ -178,3 +179,16 @@ def test_a_compiled_function_sees_that_a_module_was_moved() -> None:
         assert layer.weight.dtype is dtype and layer.weight.tolist() != before
         kept = kt.float64 if dtype is kt.float64 else kt.float32  # moments of halves are float32
         assert optimizer.state_dict()["state"][0]["exp_avg"].dtype is kept
+
+
+@pytest.mark.parametrize("dtype", [kt.float16, kt.bfloat16])
+def test_running_statistics_of_halves_neither_overflow_nor_stand_still(dtype: Any) -> None:
+    layer: Any = nn.BatchNorm1d(2).to(dtype)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        x = kt.tensor(rng.standard_normal((500, 2)) * 300 + 100, dtype=dtype)
+        assert layer(x).dtype is dtype
+    layer.eval()
+    assert layer.running_var.tolist() == pytest.approx([9e4, 9e4], rel=0.05)
+    out = layer(kt.tensor([[400.0, -200.0]], dtype=dtype))
+    assert out.dtype is dtype and out.tolist()[0] == pytest.approx([1.0, -1.0], abs=0.05)

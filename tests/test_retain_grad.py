@@ -93,11 +93,9 @@ def test_replay_builds_nothing() -> None:
 def test_a_compiled_function_is_traced_once() -> None:
     net = network()
     optimizer, x = optim.Adam(net.parameters(), lr=0.1), kt.randn(5, 3)
-    traced = []
 
     @kt.compile
     def step(x: Any) -> Any:
-        traced.append(1)
         h = net[0](x)
         h.retain_grad()
         net[2](net[1](h)).square().mean().backward()
@@ -110,7 +108,7 @@ def test_a_compiled_function_is_traced_once() -> None:
         h, norm = step(x)
         assert norm.item() == pytest.approx(want, rel=1e-4)
         assert h.grad.square().sum().item() == pytest.approx(want, rel=1e-4)
-    assert len(traced) == 1
+    assert kt.explain(step, x).programs_built == 0
 
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {

@@ -2,7 +2,6 @@
 
     python tools/interrupt_sweep.py                      every line
     python tools/interrupt_sweep.py --bytecodes          at every bytecode where CPython looks for signals
-    python tools/interrupt_sweep.py --bytecodes --all    at every bytecode, also where no signal can arrive
 
 A step that is interrupted has been taken or has left no trace: weights, the optimiser's state and counts equal those of
 a twin that nobody interrupts, before the step or after it; and the step, taken again, ends where the twin's does.
@@ -25,10 +24,11 @@ import numpy as np
 import katachi as kt
 from katachi import nn, optim
 from katachi.tensor import running
+from katachi.tensor.entry import Entry
 from katachi.tensor.trace import current, look
 
 HERE = os.path.dirname(os.path.abspath(kt.__file__)) + os.sep
-FORMS = ("plain", "looked at", "two passes", "eager", "compiled")
+FORMS = ("plain", "looked at", "two passes", "eager", "compiled", "recorded")
 CHECKED = ("CALL", "RESUME", "JUMP_BACKWARD", "PRECALL", "FOR_ITER", "SEND")  # after these CPython looks for signals
 
 
@@ -66,14 +66,20 @@ def subject(form: str) -> Subject:
         with kt.eager():
             return step(x, y)
 
+    def recorded(x: Any, y: Any) -> Any:  # nothing of it is known
+        t = current()
+        t.root = Entry(None)
+        t.reset()
+        return step(x, y)
+
     def state() -> list[bytes]:
         tensors = [v for _, v in model.named_state()]
         tensors += [v for s in opt.state.values() for v in s.values() if isinstance(v, kt.Tensor)]
         counts = [s["step"] for s in opt.state.values()]
         return [look(t).array.tobytes() for t in tensors] + [repr(counts).encode()]
 
-    run = eager if form == "eager" else kt.compile(step) if form == "compiled" else step
-    return Subject(run, state, opt.zero_grad)
+    runs = {"eager": eager, "recorded": recorded}
+    return Subject(kt.compile(step) if form == "compiled" else runs.get(form, step), state, opt.zero_grad)
 
 
 def batches() -> Iterator[tuple[Any, Any]]:
@@ -83,16 +89,14 @@ def batches() -> Iterator[tuple[Any, Any]]:
         yield from pairs
 
 
-def interrupted(f: Callable[[], Any], at: int, bytecodes: bool, everywhere: bool) -> tuple[int, str]:
+def interrupted(f: Callable[[], Any], at: int, bytecodes: bool) -> tuple[int, str]:
     """Run f and raise at the at-th event in katachi's code, if there are so many: how many there were, and the line."""
     count, where = 0, ""
     before = sys.gettrace()
 
     def local(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal count, where
-        if event == ("opcode" if bytecodes else "line") and (
-            everywhere or not bytecodes or _signals_arrive(frame.f_code, frame.f_lasti)
-        ):
+        if event == "line" if not bytecodes else event == "opcode" and _signals_arrive(frame.f_code, frame.f_lasti):
             count += 1
             if count == at:
                 where = f"{frame.f_code.co_filename.removeprefix(HERE)}:{frame.f_lineno} ({frame.f_lasti})"
@@ -119,17 +123,26 @@ _places: dict[CodeType, set[int]] = {}
 
 
 def _signals_arrive(code: CodeType, offset: int) -> bool:
-    """Whether CPython looks for signals just before this bytecode."""
+    """Whether CPython looks for signals just before this bytecode, and within the same `try` or `with`: after a call
+    it is still amid the call."""
     found = _places.get(code)
     if found is None:
         ops = list(dis.get_instructions(code))
-        found = {b.offset for a, b in itertools.pairwise(ops) if a.opname.startswith(CHECKED)}
-        found |= {op.argval for op in ops if op.opname.startswith("JUMP_BACKWARD")}
+        spans = [(e.start, e.end, e.target) for e in dis.Bytecode(code).exception_entries]  # type: ignore[attr-defined]
+
+        def handlers(place: int) -> list[int]:
+            return [target for start, end, target in spans if start <= place < end]
+
+        found = {
+            b.offset
+            for a, b in itertools.pairwise(ops)
+            if a.opname.startswith(CHECKED) and handlers(a.offset) == handlers(b.offset)
+        }
         _places[code] = found
     return offset in found
 
 
-def sweep(form: str, bytecodes: bool = False, everywhere: bool = False, stride: int = 1, start: int = 1) -> int:
+def sweep(form: str, bytecodes: bool = False, stride: int = 1, start: int = 1) -> int:
     """Interrupt a warm step everywhere, on the default device; the number of places. Raises AssertionError."""
     stream = batches()
     mine, twin = subject(form), subject(form)
@@ -142,7 +155,7 @@ def sweep(form: str, bytecodes: bool = False, everywhere: bool = False, stride: 
         before = twin.state()
         twin.step(x, y)
         after = twin.state()
-        count, where = interrupted(lambda x=x, y=y: mine.step(x, y), at, bytecodes, everywhere)
+        count, where = interrupted(lambda x=x, y=y: mine.step(x, y), at, bytecodes)
         place = f"{form}, place {at} of {count}, {where}"
         found = mine.state()
         assert not running.lock._is_owned() and not running.runs, f"{place}: it still runs"
@@ -166,14 +179,13 @@ def _difference(found: list[bytes], before: list[bytes], after: list[bytes]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytecodes", action="store_true")
-    parser.add_argument("--all", action="store_true", help="with --bytecodes: also where no signal can arrive")
     parser.add_argument("--stride", type=int, default=1)
     options = parser.parse_args()
     for device in kt.devices():
         for form in FORMS:
             begun = time.perf_counter()
             with kt.device(device):
-                places = sweep(form, options.bytecodes, options.all, options.stride)
+                places = sweep(form, options.bytecodes, options.stride)
             print(f"{device}, {form}: {places} places, {time.perf_counter() - begun:.0f} s", flush=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +37,10 @@ class Step:
             return REFERENCE[self.node.primitive](*[env[r] for r in self.reads], **attrs)
         except Error as error:
             raise located(error, self.node) from None
+        except Exception as error:  # a function's of the user's
+            with suppress(AttributeError):
+                error.node = self.node  # type: ignore[attr-defined]
+            raise
         except MemoryError as error:
             raise lacking(error, self.node) from None
 
@@ -46,7 +50,7 @@ def located(error: Error, node: Node | None) -> Error:
     if node is None or getattr(error, "located", False):  # as in a body
         return error
     found = type(error)(f"{operation(node)}: {error} (asked for at {describe(node.site)})")
-    found.located = True  # type: ignore[attr-defined]
+    found.located, found.node = True, node  # type: ignore[attr-defined]
     return found
 
 
@@ -89,7 +93,7 @@ def within_limit(plan: Plan, results: int, made: Callable[[], Iterable[Node]]) -
 def unmet(plan: Plan, made: Iterable[Node], error: OutOfMemoryError) -> OutOfMemoryError:
     """The error of a program that cannot have its memory."""
     found = refused(needs(plan, plan.output, made), error)
-    found.located = True  # type: ignore[attr-defined]
+    found.located, found.node = True, node  # type: ignore[attr-defined]
     return found
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from katachi.errors import CheckpointError, DTypeError, ModuleError, ShapeError
 from katachi.graph.dtypes import bfloat16, float16, float32, float64
-from katachi.nn.parameter import Buffer, Parameter
+from katachi.graph.halves import HALVES
+from katachi.nn.parameter import Buffer, Parameter, Statistic
 from katachi.tensor.arrays import as_array
 from katachi.tensor.creation import tensor
 from katachi.tensor.modes import no_grad, placement
@@ -182,7 +183,8 @@ class Module:
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Move all state to a device (`to("reference")`), its floating-point numbers to a dtype (`to(kt.float16)`), or
-        both (`to("reference", kt.float32)`); gradients and frozen twins go along. In place; returns the module.
+        both (`to("reference", kt.float32)`); gradients and frozen twins go along. In place; returns the module. The
+        running statistics of a module of halves are float32.
 
         Raises DeviceError or DTypeError for what is neither, DTypeError for a dtype that is not floating-point.
 
@@ -196,7 +198,8 @@ class Module:
         states = [state for _, state in self.named_state()]
         for state in states:
             settle(state)
-        move(states, where, kind)
+        move([s for s in states if not isinstance(s, Statistic)], where, kind)
+        move([s for s in states if isinstance(s, Statistic)], where, float32 if kind in HALVES else kind)
         return self
 
     def half(self) -> Self:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from katachi.errors import ShapeError
 from katachi.nn.module import Buffer, Module, Parameter, check_positive
 from katachi.nn.norms import BATCH_NORM, BATCH_NORM_FIXED, RUNNING, check_eps, layer_norm, rms_norm
+from katachi.nn.parameter import Statistic
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import ones, zeros
 from katachi.tensor.operand import as_shape
@@ -106,8 +107,8 @@ class _BatchNorm(Module):
         self.affine, self.track_running_stats = affine, track_running_stats
         self.weight = Parameter(ones(num_features)) if affine else None
         self.bias = Parameter(zeros(num_features)) if affine else None
-        self.running_mean = Buffer(zeros(num_features)) if track_running_stats else None
-        self.running_var = Buffer(ones(num_features)) if track_running_stats else None
+        self.running_mean = Statistic(zeros(num_features)) if track_running_stats else None
+        self.running_var = Statistic(ones(num_features)) if track_running_stats else None
         self.num_batches_tracked = Buffer(0) if track_running_stats else None
 
     def _normalised(self, x: Any, form: str, ranks: tuple[int, ...]) -> Any:

@@ -74,3 +74,9 @@ class Buffer(Tensor[S, Fixed]):
 
     def __init__(self, data: Any, dtype: Any = None, device: str | None = None) -> None:
         pass
+
+
+class Statistic(Buffer[S]):
+    """A running average: in a half it would overflow, or stand still, so `Module.to` leaves it in float32 at least."""
+
+    __slots__ = ()

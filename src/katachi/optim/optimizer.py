@@ -20,7 +20,7 @@ from katachi.tensor.modes import modes
 from katachi.tensor.running import locked
 from katachi.tensor.state import move, snapshot
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Trace, current, flush, let_be_computed, note_grad
+from katachi.tensor.trace import Trace, current, failed_with, flush, let_be_computed, note_grad
 
 ALWAYS = ("initial_lr", "decoupled_weight_decay", "foreach", "fused")  # PyTorch's, that change no number here
 
@@ -164,9 +164,7 @@ class Optimizer:
             t.modes, t.taken = before, False
         except BaseException as error:
             if recording is None and not t.committed:
-                self._give_back(t, taken, grads)
-                if isinstance(error, Exception) and grads is None:
-                    t.failed_leaves += [p for p, *_ in taken]
+                self._give_back(t, taken, grads, error)
             t.modes, t.taken = before, False
             raise
 
@@ -267,6 +265,8 @@ class Optimizer:
             recording.sources.append((len(t.scalars), source, None))
             recording.steps += [(state, state["step"]) for state in states]
         found = [p._grad for p in params] if grads is None else [grads[p] for p in params]
+        if any([g is None for g in found]):
+            raise GradientError(f"{type(self).__name__}.step: another step has taken a gradient of these meanwhile")
         operands = [*cells, *found, *numbers]
         t.then.append(partial(_count, states, step))
         # the handles themselves must go: were one alive at the flush, it would be computed for somebody to see
@@ -280,18 +280,21 @@ class Optimizer:
         if recording is not None:
             _count(states, step)
 
-    def _give_back(self, t: Trace, taken: list[Any], grads: dict[Any, Any] | None) -> None:
-        """The step has not been taken: its gradients are where they were, as far as they can be computed."""
+    def _give_back(self, t: Trace, taken: list[Any], grads: dict[Any, Any] | None, error: BaseException) -> None:
+        """The step has not been taken: its gradients are where they were."""
         if t.entry is not t.root:  # interrupted before the flush
             t.failed = let_be_computed(t)
+        rest = t.failed
         for p, value, slot, kind in taken:
             store: Any = {p: p._grad} if grads is None else grads
             if store.get(p) is None:
                 g = handle(Tensor, kind, value, slot)
-                g._origin = t.failed if value is None else None
+                g._origin = rest if value is None else None
                 store[p] = g
             if grads is None:
                 p._grad = store[p]
+        if rest is not None and grads is None:
+            t.failed_leaves += failed_with(error, rest, [(p, slot) for p, value, slot, _ in taken if value is None])
         t.then, t.failed = [], None  # it holds values
 
 

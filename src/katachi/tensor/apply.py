@@ -57,16 +57,19 @@ def apply(
     taken = t.taken
     if taken and trace is None:  # somebody is amid changing it, and was interrupted
         t, taken = current(), False
+    start: Any = None
+    base = 0
     try:
         t.taken = True
-        e = t.entry.hot
+        start, base = t.entry, t.base
+        e = start.hot
         if e is None or not _follow(t, e, op, operands, attrs):
             operands = [_operand(op, x, t) for x in operands]
             e = _find(t, op, operands, attrs, writes)
         if e.numbers:
             for i, least, most, dtype in e.ranges:
                 if not least <= operands[i] <= most:
-                    operands = _fitted(t, op, operands, i, dtype)
+                    operands = _fitted(op, operands, i, dtype)
         if e.imports:
             fresh = t.fresh
             values: Any = enter(fresh) if t.nested else [x._value for x in fresh]  # what enters has been computed
@@ -76,9 +79,9 @@ def apply(
             t.leaves.extend([x for x in fresh if x._origin is LEAF])
         if e.numbers:
             t.scalars.extend([operands[i] for i in e.numbers])
-        t.entry.hot = e
+        start.hot = e
         t.entry = t.last = e
-        slot = t.base + e.first
+        slot = base + e.first
         out: Any
         if e.writes:
             _pend_writes(t, e, operands, slot)
@@ -95,26 +98,35 @@ def apply(
             flush(t)
         t.taken = taken
         return out
-    except BaseException as error:
-        if t.nested or not isinstance(error, Exception):  # Ctrl-C has left half an operation
-            flushed, failed = t.entry is t.root and not t.handles, t.failed
-            rest = let_be_computed(t)
-            t.failed = failed if flushed else rest
+    except BaseException:
+        if start is not None and t.base == base:
+            _undo(t, start, operands)
         t.taken = taken
         raise
 
 
-def _fitted(t: Trace, op: Op, operands: Sequence[Any], i: int, dtype: DType) -> list[Any]:
-    """The operands with number i as a float that rounds to the dtype as it does. Raises OverflowError."""
-    try:
-        if dtype.is_floating:
-            return [as_float(op.name, x, dtype) if k == i else x for k, x in enumerate(operands)]
-        least, most = dtype.bounds
-        raise OverflowError(f"{op.name}: {brief(operands[i])} does not fit {dtype.name} ({least} to {most})")
-    except OverflowError:
-        for x in t.fresh:  # they have not entered the trace after all
+def _undo(t: Trace, start: Entry, operands: Sequence[Any]) -> None:
+    """An operation was refused, or interrupted anywhere: the trace is at `start` again, and nothing has entered it
+    since. Where it has been recorded already it stays, and nobody has its results; one that writes ends the trace."""
+    if t.entry is not start:
+        if t.entry.writes:
+            t.failed = let_be_computed(t)
+        return
+    end, path = t.base + start.end, start.path()
+    for x in operands:
+        if isinstance(x, Handle) and end <= x._slot < t.base + SPAN:
             x._slot = -1
-        raise
+    entered = sum([len(e.imports) for e in path])
+    del t.handles[entered:], t.values[entered:]
+    del t.scalars[sum([len(e.numbers) for e in path]) :], t.leaves[sum([len(e.leaf_nodes) for e in path]) :]
+
+
+def _fitted(op: Op, operands: Sequence[Any], i: int, dtype: DType) -> list[Any]:
+    """The operands with number i as a float that rounds to the dtype as it does. Raises OverflowError."""
+    if dtype.is_floating:
+        return [as_float(op.name, x, dtype) if k == i else x for k, x in enumerate(operands)]
+    least, most = dtype.bounds
+    raise OverflowError(f"{op.name}: {brief(operands[i])} does not fit {dtype.name} ({least} to {most})")
 
 
 def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...]) -> bool:
@@ -184,22 +196,16 @@ def _operand(op: Op, x: Any, t: Trace) -> Any:
 def _find(t: Trace, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], writes: tuple[Write, ...]) -> Entry:
     """A known entry other than the last, or a new one."""
     fresh: list[Handle] = []
-    try:
-        wants = tuple([_want(t, x, fresh, op) for x in operands])
-        seen = frames(sys._getframe(2))
-        sites = beginnings(seen)
-        key = (op, attrs, wants, t.modes, sites)
-        e = t.entry.children.get(key)
-        if e is None:
-            e = _record(t, op, operands, attrs, wants, sites, fresh, writes)
-            t.entry.children[key] = e
-            t.entries += 1
-        e.seen = seen
-    except BaseException:
-        for x in fresh:
-            x._slot = -1
-        raise
-    t.fresh = fresh
+    wants = tuple([_want(t, x, fresh, op) for x in operands])
+    seen = frames(sys._getframe(2))
+    sites = beginnings(seen)
+    key = (op, attrs, wants, t.modes, sites)
+    e = t.entry.children.get(key)
+    if e is None:
+        e = _record(t, op, operands, attrs, wants, sites, fresh, writes)
+        t.entry.children[key] = e
+        t.entries += 1
+    e.seen, t.fresh = seen, fresh
     return e
 
 

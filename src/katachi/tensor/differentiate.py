@@ -14,7 +14,7 @@ from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.retained import retained
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import Changes, Trace, current, forget_failed, note_grad, taking
+from katachi.tensor.trace import SPAN, Changes, Trace, current, forget_failed, note_grad, taking
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute
@@ -51,6 +51,11 @@ def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, creat
         raise GradientError(
             f"backward: inside a function that {tracing} traces once, there is nowhere to add a gradient to; kt.grad "
             "gives it as a value, to be returned from the function"
+        )
+    if root._value is None and root._origin is None and not 0 <= root._slot - t.base < SPAN:
+        raise GradientError(
+            f"backward: this {root._aval!r} is pending in another thread; call backward() there, or compute it there "
+            "before, as kt.eval(loss) does"
         )
     taking(t, _backward, t, root, seed, create_graph if retain_graph is None else retain_graph, create_graph)
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
 from katachi.errors import Error
-from katachi.graph.node import Node
+from katachi.graph.node import Node, toposort
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
 from katachi.tensor.entry import Entry, unlike
@@ -359,9 +359,9 @@ def flush(t: Trace | None = None) -> None:
         t.taken = taken
     except BaseException as error:
         if t.entry is e:
-            if isinstance(error, Exception):
-                t.failed_leaves += t.graded
+            leaves = [(x, x._grad._slot) for x in t.graded if x._grad is not None and x._grad._value is None]
             t.failed = let_be_computed(t)
+            t.failed_leaves += failed_with(error, t.failed, leaves)
         t.taken = taken
         if t.nested and isinstance(error, ImportError):  # amid the import of the same module
             raise Error(f"katachi is still being loaded, and cannot compute amid that ({error})") from error
@@ -408,18 +408,31 @@ def let_be_computed(t: Trace) -> Deferred:
     return rest
 
 
+def failed_with(error: BaseException, rest: Deferred, leaves: Sequence[tuple[Handle, int]]) -> list[Handle]:
+    """Of some leaves those whose gradients, in these slots of the rest of a trace, can never be had because of the
+    error: they depend on the operation that failed, or memory was lacking. After an interrupt there are none."""
+    if isinstance(error, MemoryError):
+        return [x for x, _ in leaves]
+    failed: Node | None = getattr(error, "node", None)
+    if failed is None:
+        return []
+    nodes = rest.entry.slots()
+    mine = {n for n in toposort(nodes) if n.site == failed.site and _asked(n) is _asked(failed)}  # passes copy nodes
+    reached = [toposort([nodes[slot - rest.base]]) for _, slot in leaves]
+    return [x for (x, _), ns in zip(leaves, reached, strict=True) if not mine or not mine.isdisjoint(ns)]
+
+
+def _asked(n: Node) -> object:
+    """The operation of the user's that a node, or a copy of a copy of it, belongs to."""
+    group = n.group
+    while isinstance(group, tuple):
+        group = group[-1]
+    return group
+
+
 def forget_failed(t: Trace) -> None:
-    """Programs that were to compute some leaves' gradients have failed. Those that cannot be computed without the rest
-    of it are gone: the next backward pass shall not add to them."""
+    """Gradients that cannot be had are gone: the next backward pass shall not add to them."""
     leaves, t.failed_leaves = t.failed_leaves, []
-    pending = [x for x in leaves if x._grad is not None and x._grad._value is None]
-    by_trace: dict[Any, list[Handle]] = {}
-    for x in pending:
-        if isinstance(x._grad._origin, Deferred):
-            by_trace.setdefault(x._grad._origin, []).append(x)
-    for rest, mine in by_trace.items():
-        try:
-            locked(rest.settle, [x._grad for x in mine])
-        except Exception:
-            for x in mine:
-                x._grad = None
+    for x in leaves:
+        if x._grad is not None and x._grad._value is None:
+            x._grad = None

@@ -96,7 +96,11 @@ def _scan_vjp(parts: Parts, v: View) -> dict[int, Node]:
     )  # fmt: skip
     results = elements(done, [*map(_kind, new), *(_stack_kind(xs[k], length) for k in out_x)])
     targets = [*floats, *(n + m + i for i in used), *(n + k for k in out_x)]
-    return {at: b.convert(g, v.like(at).dtype) for at, g in zip(targets, results, strict=True)}
+    kinds = [v.like(at) for at in targets]
+    return {
+        at: b.to_device(b.convert(g, kind.dtype), kind.device)
+        for at, g, kind in zip(targets, results, kinds, strict=True)
+    }
 
 
 def _while_vjp(parts: Parts, v: View) -> dict[int, Node]:
@@ -128,7 +132,8 @@ def _cond_vjp(parts: Parts, v: View) -> dict[int, Node]:
     captured = _operands(first, yes, v, at[0]) + _operands(second, no, v, at[1])
     done = make("cond", v.x(0), *given, *captured, yes=first, no=second)
     results = elements(done, [_kind(o) for o in first.outputs])
-    return dict(zip([*(1 + i for i in floats), *used.values()], results, strict=True))
+    targets = [*(1 + i for i in floats), *used.values()]
+    return {at: b.to_device(g, v.like(at).device) for at, g in zip(targets, results, strict=True)}
 
 
 BUNDLE_VJP: dict[str, Callable[[Parts, View], dict[int, Node]]] = {
