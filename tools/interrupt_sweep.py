@@ -29,7 +29,7 @@ from katachi.tensor.trace import current, look
 
 HERE = os.path.dirname(os.path.abspath(kt.__file__)) + os.sep
 FORMS = ("plain", "looked at", "two passes", "eager", "compiled", "recorded")
-CHECKED = ("CALL", "RESUME", "JUMP_BACKWARD", "PRECALL", "FOR_ITER", "SEND")  # after these CPython looks for signals
+CHECKED = ("CALL", "RESUME", "JUMP_BACKWARD")  # after these CPython looks for signals
 
 
 class Interrupted(KeyboardInterrupt):
