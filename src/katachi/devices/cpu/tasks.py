@@ -57,7 +57,11 @@ def kernels_of(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Ke
             scratch = max(scratch, steps.scratch)
             continue
         these = group.nodes, group.inputs, group.outputs, index
-        for kernel in lower_in_order(*these) if group.kind == "in order" else [lower_loops(*these, group.local)]:
+        kernels, needed = (
+            lower_in_order(*these) if group.kind == "in order" else ([lower_loops(*these, group.local)], 0)
+        )
+        scratch = max(scratch, needed)
+        for kernel in kernels:
             tasks = _split(kernel, threads)
             if tasks:
                 flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
