@@ -21,7 +21,8 @@ CUSTOM_CALL = Op(
 def custom_call(function: Callable[..., Any], shape: Any, dtype: Any, /, *operands: Any) -> Any:
     """function(*arrays), called with read-only NumPy arrays when the value is computed; it returns an array of the
     promised shape and dtype. It must depend on nothing else and change nothing: it runs as often as the program that it
-    is part of.
+    is part of. It may compute with katachi itself, but not wait for another thread that does: the program that it is
+    part of has not ended, and programs run one at a time.
 
     Raises ShapeError, when computed, for another shape or dtype; GradientError when differentiated, unless
     kt.custom_gradient says how.
