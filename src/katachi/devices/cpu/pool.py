@@ -162,6 +162,7 @@ out:
 define i64 @run(ptr %rows, i64 %n, ptr %table, ptr %status) {{
 entry:
   %mode = call i32 @mode()
+  call void @use_mode(i64 0)
   br label %head
 head:
   %i = phi i64 [0, %entry], [%i1, %next]
@@ -199,10 +200,18 @@ starts:
   %one = icmp sle i64 %tasks, 1
   br i1 %one, label %alone, label %together
 alone:
+  %turned = xor i64 %flags, %last
+  %turn = and i64 %turned, {flushed}
+  %turns = icmp ne i64 %turn, 0
+  br i1 %turns, label %turns_mode, label %keeps_mode
+turns_mode:
   call void @use_mode(i64 %flags)
+  br label %keeps_mode
+keeps_mode:
   call void %kernel(ptr %parameters, ptr %table, ptr %status, i64 0, i64 0)
   br label %after
 together:
+  call void @use_mode(i64 %flags)
   call void @share(ptr %kernel, ptr %parameters, ptr %table, ptr %status, i64 %tasks, i64 %flags)
   br label %after
 after:
@@ -289,7 +298,7 @@ def _source(arch: str, futex: int | None) -> str:
         heads.append("declare void @llvm.aarch64.hint(i32)")
     if futex is not None:
         heads.append("declare i64 @syscall(i64, ...)")
-    body = _RUNNER.format(pause=pause, spins=_SPINS, sleep=sleep, wake=wake)
+    body = _RUNNER.format(flushed=FLUSHED, pause=pause, spins=_SPINS, sleep=sleep, wake=wake)
     return "\n".join([*heads, _X86_MODE if x86 else _OTHER_MODE, body])
 
 
