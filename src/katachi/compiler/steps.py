@@ -93,7 +93,7 @@ def within_limit(plan: Plan, results: int, made: Callable[[], Iterable[Node]]) -
 def unmet(plan: Plan, made: Iterable[Node], error: OutOfMemoryError) -> OutOfMemoryError:
     """The error of a program that cannot have its memory."""
     found = refused(needs(plan, plan.output, made), error)
-    found.located, found.node = True, node  # type: ignore[attr-defined]
+    found.located = True  # type: ignore[attr-defined]
     return found
 
 
