@@ -37,12 +37,12 @@ class Step:
             return REFERENCE[self.node.primitive](*[env[r] for r in self.reads], **attrs)
         except Error as error:
             raise located(error, self.node) from None
+        except MemoryError as error:
+            raise lacking(error, self.node) from None
         except Exception as error:  # a function's of the user's
             with suppress(AttributeError):
                 error.node = self.node  # type: ignore[attr-defined]
             raise
-        except MemoryError as error:
-            raise lacking(error, self.node) from None
 
 
 def located(error: Error, node: Node | None) -> Error:
