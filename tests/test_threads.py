@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 import katachi as kt
-from katachi import io, nn, optim
+from katachi import io, nn
+from tools.soak import beside, child, even_model, one_value
 
 DEVICES = kt.devices()
-
-
-@contextlib.contextmanager
-def beside(*jobs: Callable[[], None]) -> Iterator[threading.Event]:
-    """Within it the jobs run again and again, each in a thread of its own; raises what they raise."""
-    over, failed = threading.Event(), []
-
-    def work(job: Callable[[], None]) -> None:
-        try:
-            while not over.is_set():
-                job()
-        except BaseException as error:
-            failed.append(error)
-            over.set()
-
-    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    try:
-        yield over
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
-    for error in failed:
-        raise error
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -79,28 +50,14 @@ def test_small_tensors_read_by_three_threads() -> None:
                 break
 
 
-def even(n: int) -> Any:
-    """A model in which after each step all elements of all parameters are equal: minus the number of steps."""
-    model: Any = nn.Module()
-    model.a, model.b = nn.Parameter(np.zeros((n, 7), np.float32)), nn.Parameter(np.zeros(n, np.float32))
-    opt = optim.SGD(model.parameters(), lr=1.0, momentum=0.0)
-    return model, opt
-
-
-def all_one(array: np.ndarray) -> float:
-    first = array.flat[0]
-    assert (array == first).all(), f"{first} and {array[array != first][0]}"
-    return float(first)
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_model_is_read_while_it_is_trained(device: str, compiled: bool, tmp_path: Any) -> None:
     """Evaluated, written to disk, averaged and looked at, each in a thread of its own."""
     kt.use_device(device)
     try:
-        model, opt = even(3000)
-        average = kt.variable(np.zeros((3000, 7), np.float32))
+        model, opt = even_model(3000)
+        average = kt.variable(np.zeros(model.a.shape, np.float32))
         handed: list[tuple[np.ndarray, float]] = []
 
         def step() -> None:
@@ -109,24 +66,24 @@ def test_a_model_is_read_while_it_is_trained(device: str, compiled: bool, tmp_pa
 
         def look() -> None:
             array = model.a.numpy()
-            handed.append((array, all_one(array)))
-            all_one((model.b * 2.0).numpy())
+            handed.append((array, one_value(array)))
+            one_value((model.b * 2.0).numpy())
 
         def evaluate() -> None:
             with kt.no_grad():
-                all_one((model.a + 1.0).numpy())
-                all_one(model.a.freeze().reshape((-1,)).numpy())
+                one_value((model.a + 1.0).numpy())
+                one_value(model.a.freeze().reshape((-1,)).numpy())
 
         def write() -> None:
-            state = {k: all_one(v.numpy()) for k, v in model.state_dict().items()}
+            state = {k: one_value(v.numpy()) for k, v in model.state_dict().items()}
             assert len(set(state.values())) == 1  # all of one step
             io.save_checkpoint(tmp_path / "c.safetensors", model=model, optimizer=opt)
             read = io.load_safetensors(tmp_path / "c.safetensors")
-            assert all_one(read["model.a"].numpy()) == all_one(read["model.b"].numpy())
+            assert one_value(read["model.a"].numpy()) == one_value(read["model.b"].numpy())
 
         def follow() -> None:
             average.set(average * 0.5 + model.a.freeze() * 0.5)
-            all_one(average.numpy())
+            one_value(average.numpy())
 
         taking = kt.compile(step) if compiled else step
         taking()
@@ -136,10 +93,10 @@ def test_a_model_is_read_while_it_is_trained(device: str, compiled: bool, tmp_pa
             while time.monotonic() < end and not over.is_set():
                 taking()
                 steps += 1
-        assert all_one(model.a.numpy()) == all_one(model.b.numpy()) == -steps
+        assert one_value(model.a.numpy()) == one_value(model.b.numpy()) == -steps
         assert len(handed) > 3
         for array, value in handed:
-            assert all_one(array) == value
+            assert one_value(array) == value
     finally:
         kt.use_device("cpu")
 
@@ -208,28 +165,6 @@ def test_compiled_functions_called_by_several_threads() -> None:
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 
-def child_computes() -> int:
-    """The exit status of a forked child that computes; -1 if it hangs."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            w = kt.variable(np.ones((64, 64), np.float32))
-            (w @ w).sum().backward()
-            code = 0 if w.grad.sum().item() == 2 * 64**3 and kt.rand(2).shape == (2,) else 2
-        finally:
-            os._exit(code)
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return -1
-
-
 @needs_fork
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_child_forked_while_other_threads_compute_computes() -> None:
@@ -241,6 +176,6 @@ def test_a_child_forked_while_other_threads_compute_computes() -> None:
     def drawing() -> None:
         kt.rand(100, generator=draw).sum().item()
 
-    assert child_computes() == 0
+    assert child() == 0
     with beside(compute, drawing):
-        assert [child_computes() for _ in range(12)] == [0] * 12
+        assert [child() for _ in range(12)] == [0] * 12
