@@ -38,7 +38,7 @@ class Result:
     kind: type = Handle
 
 
-_new, _new_ref = object.__new__, weakref.ref
+_new, _new_ref, _frame = object.__new__, weakref.ref, sys._getframe
 
 
 def apply(
@@ -66,6 +66,14 @@ def apply(
         if e is None or not _follow(t, e, op, operands, attrs):
             operands = [_operand(op, x, t) for x in operands]
             e = _find(t, op, operands, attrs, writes)
+        if e.plain and not many:
+            start.hot = t.entry = t.last = e
+            out = _new(Result.kind)
+            out._aval, out._value, out._slot = e.out_avals[0], None, base + e.first
+            out._origin = out._grad = out._cell = None
+            t.refs.append(_new_ref(out))
+            t.taken = taken
+            return out
         if e.numbers:
             for i, least, most, dtype in e.ranges:
                 if not least <= operands[i] <= most:
@@ -82,22 +90,16 @@ def apply(
         start.hot = e
         t.entry = t.last = e
         slot = base + e.first
-        out: Any
+        results: list[Handle] = []
         if e.writes:
             _pend_writes(t, e, operands, slot)
-            out = []
-        elif len(e.out_avals) == 1 and not many:
-            out = _new(Result.kind)
-            out._aval, out._value, out._slot = e.out_avals[0], None, slot
-            out._origin = out._grad = out._cell = None
-            t.refs.append(_new_ref(out))
         else:
-            out = [handle(Result.kind, a, None, slot + i) for i, a in enumerate(e.out_avals)]
-            t.refs.extend(map(_new_ref, out))
+            results = [handle(Result.kind, a, None, slot + i) for i, a in enumerate(e.out_avals)]
+            t.refs.extend(map(_new_ref, results))
         if e.flushes or t.pending_bytes > MOST_BYTES:
             flush(t)
         t.taken = taken
-        return out
+        return results[0] if len(results) == 1 and not many else results
     except BaseException:
         if start is not None and t.base == base:
             _undo(t, start, operands)
@@ -136,7 +138,7 @@ def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[An
     fresh: list[Handle] = []
     base = t.base
     try:
-        frame = sys._getframe(2)
+        frame = _frame(2)
         for code, offset in e.seen:
             if frame.f_code is not code or frame.f_lasti != offset:  # type: ignore[union-attr]  # as deep as recorded
                 return False
@@ -197,7 +199,7 @@ def _find(t: Trace, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wri
     """A known entry other than the last, or a new one."""
     fresh: list[Handle] = []
     wants = tuple([_want(t, x, fresh, op) for x in operands])
-    seen = frames(sys._getframe(2))
+    seen = frames(_frame(2))
     sites = beginnings(seen)
     key = (op, attrs, wants, t.modes, sites)
     e = t.entry.children.get(key)
@@ -313,6 +315,7 @@ def _record(
     t.known = (e, known)
     e.cost = t.entry.cost + next_serial() - before
     e.flushes = t.modes.eager or e.cost > MOST_NODES
+    e.plain = len(e.out_avals) == 1 and not (e.imports or e.numbers or e.writes or e.flushes)
     if t.nested:
         origin.site, origin.group = outer
     return e

@@ -61,8 +61,8 @@ class Entry:
 
     __slots__ = (
         "aliases", "attrs", "children", "consumed", "cost", "end", "extra", "first", "flushes", "hot", "imports",
-        "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "programs", "ranges", "seen", "sites",
-        "wants", "writes",
+        "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "plain", "programs", "ranges", "seen",
+        "sites", "wants", "writes",
     )  # fmt: skip
 
     op: Op
@@ -78,6 +78,7 @@ class Entry:
     ranges: tuple[tuple[int, int, int, DType], ...]  # (operand, least, greatest, dtype) of what may need care
     nodes: tuple[Node, ...]  # results
     out_avals: tuple[Aval, ...]
+    plain: bool  # one result, and nothing but tensors of this trace goes in
     cost: int  # nodes made for the path up to here
     first: int  # slot of the first result
     end: int  # first slot after this entry
