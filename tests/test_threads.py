@@ -179,3 +179,94 @@ def test_a_child_forked_while_other_threads_compute_computes() -> None:
     assert child() == 0
     with beside(compute, drawing):
         assert [child() for _ in range(12)] == [0] * 12
+
+
+@pytest.mark.parametrize("computing", [False, True])
+def test_no_update_is_lost_under_a_lock(computing: bool) -> None:
+    """Read, add, set: by several threads, each within the user's lock."""
+    total, mine = kt.variable([0.0]), threading.Lock()
+    start = threading.Barrier(4)
+    failed = []
+
+    def add() -> None:
+        try:
+            start.wait()
+            for _ in range(50):
+                with mine:
+                    total.set(total * 1.0 + 1.0)
+                    if computing:
+                        kt.eval(kt.ones(2) + 1.0)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and total.tolist() == [200.0]
+
+
+def test_what_was_set_before_a_thread_starts_is_what_it_reads() -> None:
+    source = kt.tensor([7.0])
+    for read in (lambda p: p.numpy(), lambda p: (p + 0.0).numpy(), kt.compile(lambda p: p + 0.0)):
+        p = kt.variable([1.0])
+        p.set(source)
+        q = p * 2.0
+        found: list[Any] = []
+
+        def use(read: Any = read, p: Any = p, found: list[Any] = found) -> None:
+            with kt.no_grad():
+                found.append(float(read(p)[0]))
+                p.set(p + 1.0)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        assert found == [7.0] and q.tolist() == [14.0] and p.tolist() == [8.0] and source.tolist() == [7.0]
+        q.sum().backward()
+        assert p.grad.tolist() == [2.0]
+
+
+def test_updates_of_threads_that_alternate() -> None:
+    """Every value is handed on to the next thread, which knows it only by the parameter."""
+    p, turn = kt.variable([1.0]), [threading.Semaphore(0) for _ in range(3)]
+    failed = []
+
+    def go(me: int) -> None:
+        try:
+            for _ in range(20):
+                assert turn[me].acquire(timeout=20)
+                if p.item() < 1e6:
+                    p.set(p * 2.0 + float(me))
+                turn[(me + 1) % 3].release()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=go, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    turn[0].release()
+    for thread in threads:
+        thread.join()
+    want, me = 1.0, 0
+    for k in range(60):
+        want, me = (want * 2.0 + me if want < 1e6 else want), (k + 1) % 3
+    assert not failed and p.item() == want
+
+
+def test_what_cannot_be_computed_stays_with_the_thread_that_set_it() -> None:
+    p = kt.variable([1.0])
+    p.set(p + kt.custom_call(_refuse, (1,), kt.float32, p.freeze()))
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(p.tolist()))
+    thread.start()
+    thread.join()
+    assert found == [[1.0]]
+    with pytest.raises(ValueError, match="refused"):
+        p.tolist()
+    assert p.tolist() == [1.0]
+
+
+def _refuse(*arrays: Any) -> Any:
+    raise ValueError("refused")

@@ -14,10 +14,11 @@ from katachi.nn.parameter import Buffer, Parameter, Statistic
 from katachi.tensor.arrays import as_array
 from katachi.tensor.creation import tensor
 from katachi.tensor.modes import no_grad, placement
+from katachi.tensor.recording import Recording
 from katachi.tensor.running import locked
 from katachi.tensor.state import frozen, move, snapshot
-from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Recording, flush, note_module, settle
+from katachi.tensor.tensor import Tensor, set_value
+from katachi.tensor.trace import flush, note_module, settle
 
 if TYPE_CHECKING:
     from typing import Self
@@ -249,7 +250,7 @@ class Module:
             raise CheckpointError(f"load_state_dict: {len(wrong)} mismatches, nothing loaded\n  " + "\n  ".join(wrong))
         with no_grad():
             for name, value in values.items():
-                own[name].set(value)
+                set_value(own[name], value)
         flush()  # other threads see it from here on
         return odd
 

@@ -11,6 +11,7 @@ from katachi.nn.parameter import Statistic
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import ones, zeros
 from katachi.tensor.operand import as_shape
+from katachi.tensor.tensor import set_value
 from katachi.tensor.types import Shaped, shape_vars
 
 if TYPE_CHECKING:
@@ -122,9 +123,9 @@ class _BatchNorm(Module):
             return apply(BATCH_NORM_FIXED, (x, mean, variance, *affine), (self.eps,))
         out, batch_mean, batch_variance = apply(BATCH_NORM, (x, *affine), (self.eps,), many=True)
         share = 1 / (count + 1) if self.momentum is None else self.momentum
-        mean.set(apply(RUNNING, (mean, batch_mean, 1.0 - share, share)))
-        variance.set(apply(RUNNING, (variance, batch_variance, 1.0 - share, share)))
-        count.set(count + 1)
+        set_value(mean, apply(RUNNING, (mean, batch_mean, 1.0 - share, share)))
+        set_value(variance, apply(RUNNING, (variance, batch_variance, 1.0 - share, share)))
+        set_value(count, count + 1)
         return out
 
     def describe(self) -> str:

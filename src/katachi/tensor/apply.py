@@ -24,8 +24,9 @@ from katachi.graph.sizes import count
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, Handle, Lost, handle
+from katachi.tensor.running import locked
 from katachi.tensor.tape import Tape
-from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local
+from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
 
 LARGEST = (1 << 63) - 1  # bytes of one value
 MOST_NODES = 50_000  # pending at once
@@ -217,8 +218,11 @@ def _want(t: Trace, x: Any, fresh: list[Handle], op: Op) -> Any:
     inside = x._slot - t.base
     if 0 <= inside < SPAN:
         return inside
-    if x._cell in t.written:  # and another thread's trace has used x since
-        return t.written[x._cell] - t.base + (1 if x._aval.tracked else 0)  # type: ignore[index]
+    if x._cell is not None:
+        if x._cell in t.written:  # and another thread's trace has used x since
+            return t.written[x._cell] - t.base + (1 if x._aval.tracked else 0)
+        if not t.uses_state:
+            locked(use_state, t)
     x = arrive(x)
     source: Any = x._origin
     slot = t.entry.end + len(fresh)

@@ -19,13 +19,12 @@ from katachi.graph.node import Aval
 from katachi.tensor import events, trees
 from katachi.tensor.guards import Guards, Read, is_value
 from katachi.tensor.handle import Cell, Handle, handle
+from katachi.tensor.recording import Changes, Recording
 from katachi.tensor.running import Run, locked, runs
 from katachi.tensor.tape import Finish
 from katachi.tensor.tensor import Tensor
 from katachi.tensor.trace import (
     SPAN,
-    Changes,
-    Recording,
     Trace,
     arrive,
     current,
@@ -35,6 +34,7 @@ from katachi.tensor.trace import (
     let_be_computed,
     local,
     settle,
+    use_state,
 )
 
 P = ParamSpec("P")
@@ -85,6 +85,8 @@ class Compiled:
         if t.recording is not None or t.nesting or t.examples or t.modes.eager or t.modes.tracing:
             return self.f(*args, **kwargs)  # part of what is being traced, differentiated or looked into
         flush(t)
+        if not t.uses_state:
+            locked(use_state, t)
         leaves: list[Any] = []
         key = (trees.flatten(args, leaves), trees.flatten(kwargs, leaves) if kwargs else None, t.modes)
         for variant in self.variants.get(key, ()):

@@ -12,9 +12,10 @@ from katachi.graph.primitives import make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
+from katachi.tensor.recording import Changes
 from katachi.tensor.retained import retained
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import SPAN, Changes, Trace, current, forget_failed, note_grad, taking
+from katachi.tensor.trace import SPAN, Trace, current, forget_failed, note_grad, taking
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute

@@ -11,9 +11,10 @@ from katachi.graph.dtypes import DType
 from katachi.graph.node import aval
 from katachi.tensor.creation import tensor
 from katachi.tensor.handle import Cell, handle
+from katachi.tensor.recording import Changes
 from katachi.tensor.running import locked
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Changes, arrive, look, settle
+from katachi.tensor.trace import arrive, current, look, settle, use_state
 
 State = TypeVar("State", bound=Tensor)
 
@@ -44,6 +45,7 @@ def move(states: Iterable[Tensor], device: str | None, dtype: DType | None) -> N
 
 
 def _move(states: Iterable[Tensor], device: str | None, dtype: DType | None) -> None:
+    use_state(current())
     moved: dict[Cell, tuple[Any, list[tuple[Any, Any]]]] = {}  # the new value, and the new gradient of each handle
     for state in states:
         cell = state._cell

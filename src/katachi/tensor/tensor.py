@@ -35,7 +35,7 @@ from katachi.tensor.handle import LEAF, handle
 from katachi.tensor.looking import Looked
 from katachi.tensor.modes import check_device, placement
 from katachi.tensor.signatures import assigning, expecting, pulling
-from katachi.tensor.trace import flush, look, note_grad, settle
+from katachi.tensor.trace import flush, look, note_grad, set_for_all, settle
 from katachi.tensor.types import _G, _S, Fixed, G, S, Shaped, Tracked, like, shape_vars
 
 if TYPE_CHECKING:
@@ -150,16 +150,8 @@ class Tensor(Looked, Generic[S, G]):
         >>> v = kt.variable([1.0]); v.set([5.0]); v.tolist()
         [5.0]
         """
-        if self._cell is None:
-            raise GradientError("set: only parameters, leaf variables and buffers change; this is a computed value")
-        if not isinstance(value, Tensor):
-            value = creation.tensor(value, self.dtype, self.device)
-        if value.shape != self.shape:
-            raise ShapeError(f"set: needs shape {self.shape}, got {value.shape}")
-        cell = self  # if a frozen one shares it with a parameter, that must stay a variable
-        if not self._aval.tracked:
-            cell = next((h for h in self._cell.live() if h._aval.tracked), self)
-        apply(SET, (cell, value), (), (Write(0, 0),), many=True)
+        set_value(self, value)
+        set_for_all()
 
     @like(pulling)
     def backward(self, gradient: Any = None, *, retain_graph: bool | None = None, create_graph: bool = False) -> None:
@@ -399,6 +391,20 @@ def _set(old: Node, new: Node) -> tuple[Node, Node]:
 
 
 SET = Op("set", _set)
+
+
+def set_value(state: Any, value: Any) -> None:
+    """What `state.set(value)` does, but that other threads may see it later."""
+    if state._cell is None:
+        raise GradientError("set: only parameters, leaf variables and buffers change; this is a computed value")
+    if not isinstance(value, Tensor):
+        value = creation.tensor(value, state.dtype, state.device)
+    if value.shape != state.shape:
+        raise ShapeError(f"set: needs shape {state.shape}, got {value.shape}")
+    cell = state  # if a frozen one shares it with a parameter, that must stay a variable
+    if not state._aval.tracked:
+        cell = next((h for h in state._cell.live() if h._aval.tracked), state)
+    apply(SET, (cell, value), (), (Write(0, 0),), many=True)
 
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from katachi.tensor import events
 from katachi.tensor.entry import Entry, unlike
 from katachi.tensor.handle import Cell, Handle, Lost, handle
 from katachi.tensor.modes import modes
+from katachi.tensor.recording import Recording
 from katachi.tensor.running import Run, catch_up, locked, readable
 from katachi.tensor.tape import Finish
 
@@ -43,34 +44,6 @@ R = TypeVar("R")
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 PATIENCE = 1000  # times, a millisecond apart
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
-
-
-class Changes:
-    """Counts moves of state to another device or dtype, so that whoever depends on one knows when to look."""
-
-    count = 0
-
-
-class Recording:
-    """What a function under kt.compile does besides computing, noted while it is traced."""
-
-    active = 0  # how many there are, in all threads
-
-    def __init__(self, arguments: list[Any]) -> None:
-        self.arguments = {id(x) for x in arguments}
-        self.grads: dict[Any, Any] = {}  # every leaf whose gradient was touched, with the one it had
-        # (place among the scalars, where the numbers there come from, what that was before)
-        self.sources: list[tuple[int, Any, Any]] = []
-        self.modules: dict[int, Any] = {}
-        self.steps: list[tuple[dict[str, Any], int]] = []  # an optimiser's state, and its count of steps before
-
-    def undo(self) -> None:
-        for _, source, before in reversed(self.sources):
-            source.undo(before)
-        for state, step in reversed(self.steps):
-            state["step"] = step
-        for leaf, grad in self.grads.items():
-            leaf._grad = grad
 
 
 class Trace:
@@ -96,6 +69,7 @@ class Trace:
         self.taken = False
         self.inner: Trace | None = None  # of what runs while this one is taken
         self.nested = False  # this is one
+        self.uses_state = False
         self.around: Any = None  # the modes of the one around it
         self.reset()
         me = id(self)
@@ -202,6 +176,7 @@ class _Local(threading.local):
 
 _bases = itertools.count(SPAN, SPAN)
 _traces: dict[int, weakref.ref[Trace]] = {}  # by id: all there are
+_users: weakref.WeakSet[Trace] = weakref.WeakSet()  # those of threads that have used state
 local = _Local()
 
 
@@ -272,6 +247,7 @@ def look(x: Handle) -> Buffer:
 
 def _state(x: Handle) -> Buffer:
     """A cell's value, for somebody who holds it longer than the lock."""
+    use_state(current())
     value = arrive(x)._value
     assert value is not None
     return readable(value)
@@ -321,6 +297,44 @@ def _arrive(x: Handle) -> Handle | None:
     if x._aval.tracked:
         twin._origin = Lost()
     return twin
+
+
+def use_state(t: Trace) -> None:
+    """With the lock held, before trace t reads or sets state. The first time, what other threads have set is computed,
+    and no longer pending there. From here on they compute at once what they set (`set_for_all`).
+
+        thread A   p.set(p + 1)                     pending, p is 0
+        thread B                     p.set(p + 1)   computes A's 1, then its own 2
+    """
+    if not (t.uses_state or t.nested or t.recording is not None):
+        for owner in _all():  # not amid an optimiser's step, which is all or nothing
+            if owner is not t and owner.written and owner.recording is None and not owner.then:
+                _commit(owner)
+        _users.add(t)
+    t.uses_state = True
+
+
+def _commit(owner: Trace) -> None:
+    """Compute what another thread's trace has set, while that goes on undisturbed. What fails stays with it."""
+    rest = Deferred(owner.base, owner.entry, list(owner.values), list(owner.scalars))
+    written = [(cell, at, hs) for cell, at in list(owner.written.items()) if (hs := cell.live())]
+    written = [w for w in written if 0 <= w[1] - rest.base < rest.entry.end]  # it may have gone on
+    if owner.base != rest.base:
+        return
+    try:
+        values = rest.compute([handle(Handle, hs[0]._aval, None, at) for _, at, hs in written])
+    except Exception:  # its own thread meets it as well, and is told
+        return
+    for (cell, _, handles), value in zip(written, values, strict=True):
+        for h in handles:
+            h._value, h._slot = value, -1
+        owner.written.pop(cell, None)
+
+
+def set_for_all() -> None:
+    """State has been set. If other threads use state, they see it from here on."""
+    if len(_users) > 1:
+        flush()
 
 
 def enter(fresh: Sequence[Handle]) -> list[Buffer]:
@@ -401,7 +415,7 @@ def _defer(t: Trace) -> Deferred:
 def let_be_computed(t: Trace) -> Deferred:
     """End a trace without running it: what it wrote to cells is forgotten, its handles are computed when looked at."""
     rest = _defer(t)
-    for cell in t.written:
+    for cell in list(t.written):
         for h in cell.live():
             h._slot = -1
     t.reset()
