@@ -22,7 +22,9 @@ ROWS, WIDTH = 256, 32
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen() -> Iterator[None]:
-    """What earlier tests left, millions of objects, is not looked through at every collection here."""
+    """What earlier tests left, pending work and millions of objects, neither counts here nor is looked through at every
+    collection."""
+    kt.eval()
     gc.collect()
     gc.freeze()
     yield

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from katachi.devices.reference import REFERENCE
@@ -46,6 +46,7 @@ NAMES = sorted(SAMPLES)
 STEPS = {"sign", "floor", "ceil", "round_nearest_even"}
 ROUGH = FLAT | STEPS | {"maximum", "minimum", "select", "abs", "negate", "convert", "variable"}
 SMOOTH = sorted(set(NAMES) - ROUGH)
+EXAMPLES = settings().max_examples
 
 
 def inputs_for(arrays: Sequence[Array], tracked: bool = True) -> list[Node]:
@@ -160,6 +161,7 @@ def test_first_derivatives(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", SMOOTH)
+@settings(max_examples=EXAMPLES // 2)
 @given(data=st.data())
 def test_second_derivatives(name: str, data: st.DataObject) -> None:
     """Both modes over both modes: the derivatives' graphs are differentiated as any other graph."""
@@ -216,6 +218,7 @@ HALVES = sorted(set(NAMES) - {"constant", "iota", "rng_bits", "argmax", "convert
 
 @pytest.mark.parametrize("dtype", [float16, bfloat16, float32], ids=lambda d: d.name)
 @pytest.mark.parametrize("name", HALVES)
+@settings(max_examples=EXAMPLES // 6)
 @given(data=st.data())
 def test_derivatives_keep_the_dtype(name: str, dtype: DType, data: st.DataObject) -> None:
     """In a narrower dtype: the same values and gradients, less its rounding (of inputs exactly representable)."""

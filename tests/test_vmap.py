@@ -57,7 +57,7 @@ def another(rng: np.random.Generator, name: str, i: int, inputs: list[Array]) ->
 
 
 @pytest.mark.parametrize("name", TAKING)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_primitive_and_its_gradients_are_the_loops(name: str, data: Any) -> None:
     inputs, attrs = data.draw(SAMPLES[name])

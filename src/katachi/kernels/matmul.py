@@ -29,9 +29,10 @@ _NAMES = ("a", "b", "c", "a_offset", "b_offset", "m", "n", "k", "ars", "acs", "b
 
 
 class Product(NamedTuple):
-    """The key of a compiled template: nothing but the dtype."""
+    """The key of a compiled template: the dtype, and whether K is long enough for totals."""
 
     dtype: str
+    totals: bool
 
 
 class Problem(NamedTuple):
@@ -172,9 +173,10 @@ def lower_matmul(node: Node, output: Node, rows: Mapping[Node, int], threads: in
         numbers[f"size{i}"] = size
         numbers.update(zip((f"astep{i}", f"bstep{i}", f"cstep{i}"), steps, strict=True))
     tasks = -(-m // high) * -(-n // wide) * repeats
+    totals = node.dtype.is_floating and k > SPAN * K_BLOCK
     scratch = threads * K_BLOCK * width * itemsize  # of what each packs; behind it the totals of each
-    scratch = scratch + threads * high * wide * 8 if k > SPAN * K_BLOCK else scratch if packs else 0
-    return Steps([(Product(dtype), [numbers[name] for name in _NAMES], tasks)], scratch)
+    scratch = scratch + threads * high * wide * 8 if totals else scratch if packs else 0
+    return Steps([(Product(dtype, totals), [numbers[name] for name in _NAMES], tasks)], scratch)
 
 
 def write_product(product: Product, name: str, target: Target, declared: set[str]) -> str:
@@ -187,9 +189,9 @@ def write_product(product: Product, name: str, target: Target, declared: set[str
     base_pointer = b.value("ptr", 1, "%parameters")
     v = {key: b.load("i64", b.place("i64", base_pointer, i)) for i, key in enumerate(_NAMES)}
     micros = [write_micro(f"{name}.tile{i}", scalar, lanes, mr, i, declared) for i in range(1, nv + 1)]
-    _write_multiply(b, v, name, scalar, lanes, mr, nv)
+    _write_multiply(b, v, name, product, lanes, mr, nv)
     parts = [*micros, _write_pack(f"{name}.pack", scalar, lanes, nv, declared), b.text()]
-    if scalar in ("float", "double"):
+    if product.totals:
         parts.insert(0, write_settle(f"{name}.settle", scalar, declared))
     return "\n".join(parts)
 
@@ -213,8 +215,8 @@ def _around(b: Builder, v: dict[str, Value], place: Value, kinds: Sequence[str])
     return sums
 
 
-def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lanes: int, mr: int, nv: int) -> None:
-    width = lanes * nv
+def _write_multiply(b: Builder, v: dict[str, Value], name: str, product: Product, lanes: int, mr: int, nv: int) -> None:
+    scalar, width = SCALARS[product.dtype], lanes * nv
     down = (v["m"] + v["rows"] - 1) / v["rows"]
     along = (v["n"] + v["columns"] - 1) / v["columns"]
     rest, i_task = _remainder(b, b.value("i64", 1, "%task"), down)
@@ -229,11 +231,11 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
     i1, j1 = b.smin(i0 + v["rows"], v["m"]), b.smin(j0 + v["columns"], v["n"])
     b_step = b.select(packs, b.const("i64", width), v["brs"])
     at_least_once = b.select(v["k"] > 0, v["k"], b.const("i64", 1))
-    zero, span, rounds = b.const("i64", 0), SPAN * K_BLOCK, scalar in ("float", "double")
-    mine = b.value("i64", 1, "%thread") * v["rows"] * v["columns"]
-    totals = b.place("double", b.place("i8", b.scratch(), v["totals"]), mine)
+    zero, span = b.const("i64", 0), SPAN * K_BLOCK
 
     def settle(first: Value, last: Value) -> None:
+        mine = b.value("i64", 1, "%thread") * v["rows"] * v["columns"]
+        totals = b.place("double", b.place("i8", b.scratch(), v["totals"]), mine)
         corner = b.place(scalar, c, i0 * v["ldc"] + j0)
         operands = (corner, v["ldc"], totals, v["columns"], i1 - i0, j1 - j0, first, last)
         b.do(f"call void @{name}.settle({', '.join(x.typed for x in operands)})")
@@ -241,7 +243,7 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
     with b.loop(zero, at_least_once, K_BLOCK) as p:
         k = b.smin(v["k"] - p, K_BLOCK)
         before = p  # blocks of K that are in the result already
-        if rounds:
+        if product.totals:
             before = p & (span - 1)
             with b.when(before.eq(0) & (p > 0)):
                 settle(p.eq(span), b.const("i1", 0))
@@ -270,9 +272,8 @@ def _write_multiply(b: Builder, v: dict[str, Value], name: str, scalar: str, lan
                         b.either(columns > (n - 1) * lanes, call, lambda: narrow(n - 1))
 
                 narrow(nv)
-    if rounds:
-        with b.when(v["k"] > span):
-            settle(b.const("i1", 0), b.const("i1", 1))
+    if product.totals:
+        settle(b.const("i1", 0), b.const("i1", 1))
     b.do("ret void")
 
 
