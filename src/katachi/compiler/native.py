@@ -128,51 +128,53 @@ class NativeProgram:
 
         A replaced value's memory is taken by the new one unless it is shared, or its id is in `held`; where that is
         None, never. Raises MemoryLimitError, OutOfMemoryError."""
-        try:
-            return self._prepare(inputs, numbers, held)
-        except OutOfMemoryError as error:
-            raise unmet(self.plan, [v for g in self.groups for v in g.outputs], error) from None
-
-    def _prepare(self, inputs: Sequence[Buffer], numbers: Sequence[float], held: Container[int] | None) -> list[Buffer]:
         if Usage.limit is not None and self.arena is arena:  # a body is part of the plan around it
             within_limit(self.plan, self._new_bytes(inputs, held), lambda: [v for g in self.groups for v in g.outputs])
         if self.runs < SETTLED:  # what others left is of no use to it, and what its first run leaves of little
             self.runs += 1
             release()
-        rows = self.rows
-        given: dict[int, Buffer] = {}
-        for row, k in self.uses:
-            buffer = given[row] = inputs[k]
-            rows[row] = buffer.address
-        for target, k, array in self.numbers:
-            try:
-                target[0] = numbers[k]
-            except OverflowError:  # a float beyond float32 is infinite
-                with np.errstate(over="ignore"):
-                    array[0] = numbers[k]
-        for row, shape, dtype in self.fresh:
-            buffer = given[row] = allocate(shape, dtype)
-            rows[row] = buffer.address
-        overwritten: list[Buffer] = []
-        for row, shape, dtype, k in self.in_place:
-            buffer = inputs[k]
-            # what `shared` asks, without a call
-            if held is None or buffer.pinned or (buffer._alias is not None and buffer.shared()) or id(buffer) in held:
-                buffer = allocate(shape, dtype)
-            else:
-                overwritten.append(buffer)
-            given[row] = buffer
-            rows[row] = buffer.address
-        self.overwritten = overwritten
-        base = self.arena.at_least(self.plan.arena + self.plan.scratch)
-        if base != self.arena_base:
-            rows[SCRATCH] = base + self.plan.arena
-            for row, offset in self.offsets:
-                rows[row] = base + offset
-            self.arena_base = base  # at last: if Ctrl-C comes before, they are all written again
-        for (row, shape, dtype), constant in self.plain:
-            given[row] = allocate(shape, _numpy(dtype))
-            given[row].array[...] = constant
+        try:
+            rows = self.rows
+            given: dict[int, Buffer] = {}
+            for row, k in self.uses:
+                buffer = given[row] = inputs[k]
+                rows[row] = buffer.address
+            for target, k, array in self.numbers:
+                try:
+                    target[0] = numbers[k]
+                except OverflowError:  # a float beyond float32 is infinite
+                    with np.errstate(over="ignore"):
+                        array[0] = numbers[k]
+            for row, shape, dtype in self.fresh:
+                buffer = given[row] = allocate(shape, dtype)
+                rows[row] = buffer.address
+            overwritten: list[Buffer] = []
+            for row, shape, dtype, k in self.in_place:
+                buffer = inputs[k]
+                # what `shared` asks, without a call
+                if (
+                    held is None
+                    or buffer.pinned
+                    or (buffer._alias is not None and buffer.shared())
+                    or id(buffer) in held
+                ):
+                    buffer = allocate(shape, dtype)
+                else:
+                    overwritten.append(buffer)
+                given[row] = buffer
+                rows[row] = buffer.address
+            self.overwritten = overwritten
+            base = self.arena.at_least(self.plan.arena + self.plan.scratch)
+            if base != self.arena_base:
+                rows[SCRATCH] = base + self.plan.arena
+                for row, offset in self.offsets:
+                    rows[row] = base + offset
+                self.arena_base = base  # at last: if Ctrl-C comes before, they are all written again
+            for (row, shape, dtype), constant in self.plain:
+                given[row] = allocate(shape, _numpy(dtype))
+                given[row].array[...] = constant
+        except OutOfMemoryError as error:
+            raise unmet(self.plan, [v for g in self.groups for v in g.outputs], error) from None
         Usage.running(self.plan.arena + self.plan.scratch)
         self.given, self.done = given, False
         if self.last is not None:

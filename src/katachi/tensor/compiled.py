@@ -81,7 +81,9 @@ class Compiled:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        t = current()
+        t = local.trace
+        if t.taken:
+            t = current()
         if t.recording is not None or t.nesting or t.examples or t.modes.eager or t.modes.tracing:
             return self.f(*args, **kwargs)  # part of what is being traced, differentiated or looked into
         flush(t)
@@ -333,10 +335,11 @@ class Variant:
         values = [h._value for h in handles]
         if None in values or runs:
             values = enter([arrive(h) for h in handles])
-        run = Run(self.finish.program, out, self.finish.nodes, self.cells, end)
+        finish = self.finish
+        run = Run(finish.program, out, finish.nodes, self.cells, end)
         held = held_elsewhere(t) if self.cells else None
         made: Any = first or _Made(handles, values, scalars, self.leaves)
-        run(values, scalars, held, lambda results: self.finish.tape(made, results))
+        run(values, scalars, held, (lambda results: finish.tape(made, results)) if finish.tracked else None)
         return run.program
 
 

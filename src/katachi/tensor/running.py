@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from katachi.devices.memory import NO_PIECE, Buffer, allocate, arena
@@ -62,12 +62,12 @@ class Run:
         program: Any,
         live: Sequence[Handle] = (),
         nodes: Sequence[Node] = (),
-        cells: Iterable[Cell] = (),
+        cells: Sequence[Cell] = (),
         end: Callable[[], None] = _nothing,
     ) -> None:
-        while any(run.program is program for run in runs):  # suspended, with its addresses filled in
+        while runs and any(run.program is program for run in runs):  # suspended, with its addresses filled in
             program = program.another()
-        self.program, self.live, self.nodes, self.cells, self.end = program, live, nodes, list(cells), end
+        self.program, self.live, self.nodes, self.cells, self.end = program, live, nodes, cells, end
         self.results: list[Buffer] | None = None  # once the program is prepared
         self.tape: Callable[[Node], Any] | None = None
         self.done = False  # all of it is given out
@@ -81,28 +81,29 @@ class Run:
     ) -> list[Buffer]:
         """The results, with the lock held. `held`: ids of buffers that may not be overwritten, None for all; `tape`
         gives what is to be the origin of tracked results."""
-        if runs and self.cells:
+        nested, piece = bool(runs), arena.piece
+        if nested and self.cells:
             (h, *_) = self.cells[0].live()
             raise Error(AMID.format(repr(h._aval)))
-        before = arena.piece
         try:
             runs.append(self)
-            if len(runs) > 1:
+            if nested:
                 arena.piece = NO_PIECE
             results = self.program.prepare(values, scalars, held)
             self.piece = arena.piece  # stays, should a program amid this one come between
-            self.tape = tape(results) if tape is not None else None
+            if tape is not None:
+                self.tape = tape(results)
             self.results = results
             self.program.launch()
             self.commit()
-            if len(runs) > 1:
-                arena.piece = before
+            if nested:
+                arena.piece = piece
             runs.remove(self)
             return results
         except BaseException:
             self.commit()  # an exception that came too late
-            if len(runs) > 1:
-                arena.piece = before
+            if nested:
+                arena.piece = piece
             if self in runs:
                 runs.remove(self)
             raise
@@ -119,11 +120,12 @@ class Run:
                     h._origin = tape(node)
         for h, buffer in zip(self.live, results):  # noqa: B905 - more results: cells' and the tape's
             h._value = buffer
-        for cell, buffer in zip(self.cells, results[len(self.live) :]):  # noqa: B905 - the tape's follow
-            for ref in cell.handles:
-                h = ref()
-                if h is not None:
-                    h._value, h._slot = buffer, -1
+        if self.cells:
+            for cell, buffer in zip(self.cells, results[len(self.live) :]):  # noqa: B905 - the tape's follow
+                for ref in cell.handles:
+                    h = ref()
+                    if h is not None:
+                        h._value, h._slot = buffer, -1
         self.end()
         self.results, self.done = None, True
 

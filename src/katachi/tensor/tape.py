@@ -103,6 +103,7 @@ class Finish:
     def __init__(self, t: Trace, live: tuple[int, ...], written: tuple[int, ...]) -> None:
         path, slots = t.entry.path(), t.entry.slots()
         self.nodes = [slots[s] for s in live]
+        self.tracked = any(n.tracked for n in self.nodes)
         used = frozenset().union(*[e.consumed for e in path])
         self.gone = {n for e in path for n, w in zip(e.imports, e.arrivals(), strict=True) if w.origin in (GONE, Lost)}
         leaf_nodes = [n for e in path for n in e.leaf_nodes]

@@ -395,10 +395,10 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     t.committed = False
     if finish is None:
         finish = e.programs[key] = Finish(t, *key)
-    run = Run(finish.program, live, finish.nodes, t.written, t.close)
+    run = Run(finish.program, live, finish.nodes, list(t.written), t.close)
     held = held_elsewhere(t) if t.written else None
     entries = len(e.path()) if events.observers else 0
-    run(t.values, t.scalars, held, lambda results: finish.tape(t, results))
+    run(t.values, t.scalars, held, (lambda results: finish.tape(t, results)) if finish.tracked else None)
     return events.Flush(run.program, built, entries, why)
 
 
