@@ -57,7 +57,7 @@ def another(rng: np.random.Generator, name: str, i: int, inputs: list[Array]) ->
 
 
 @pytest.mark.parametrize("name", TAKING)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_primitive_and_its_gradients_are_the_loops(name: str, data: Any) -> None:
     inputs, attrs = data.draw(SAMPLES[name])
@@ -250,7 +250,7 @@ def test_tangents_are_the_loops(name: str) -> None:
 # ---- axes, sizes, structures
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_axes_may_be_anywhere(data: Any) -> None:
     """Any axis of the arguments, any of the result, any size of either."""
