@@ -42,7 +42,7 @@ def operands(
     return [feeds(rng.standard_normal((*lead, *x)), dtype) for x in ((t, e), (s, e), (s, f), (t, f))]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.data())
 @pytest.mark.parametrize("alone", [True, False])
 def test_template(alone: bool, data: st.DataObject) -> None:

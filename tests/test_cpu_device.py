@@ -116,7 +116,7 @@ def test_random_bits_are_equal_on_every_device() -> None:
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
 def test_random_graphs_equal_the_reference(seed: int) -> None:
     random_graphs.compare(seed)

@@ -218,7 +218,7 @@ HALVES = sorted(set(NAMES) - {"constant", "iota", "rng_bits", "argmax", "convert
 
 @pytest.mark.parametrize("dtype", [float16, bfloat16, float32], ids=lambda d: d.name)
 @pytest.mark.parametrize("name", HALVES)
-@settings(max_examples=EXAMPLES // 6)
+@settings(max_examples=EXAMPLES // 3)
 @given(data=st.data())
 def test_derivatives_keep_the_dtype(name: str, dtype: DType, data: st.DataObject) -> None:
     """In a narrower dtype: the same values and gradients, less its rounding (of inputs exactly representable)."""

@@ -92,7 +92,7 @@ def act(
 
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.lists(st.sampled_from(ACTIONS), max_size=5), st.sampled_from([0.5, -1.25, 2.0])),

@@ -121,7 +121,7 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
 PLACES = st.integers(0, 7)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), PLACES, PLACES), min_size=1, max_size=8),
        st.sets(PLACES, max_size=3), st.booleans())  # fmt: skip
 def test_it_is_what_kt_gradients_gives(program: list[tuple[str, int, int]], looked: set[int], eager: bool) -> None:
