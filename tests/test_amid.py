@@ -87,7 +87,7 @@ def test_a_function_called_at_every_line_of_a_step(device: str, form: str) -> No
         busy = False
         count = 0
         here = kt.__file__.rsplit("/", 1)[0]
-        stride = 1 if (form, device) == ("compiled", "cpu") else 7 if device == "cpu" else 17
+        stride = 1 if (form, device) == ("compiled", "cpu") else 13 if device == "cpu" else 41
 
         def local(frame: FrameType, event: str, arg: Any) -> Any:
             nonlocal count, busy

@@ -458,7 +458,7 @@ ONE = np.array(1.0)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(SEEDS)
 def test_random_programs(device: str, seed: int) -> None:
     """Nested control flow that closes over values, against Python's own: values, gradients and their gradients."""

@@ -12,7 +12,7 @@ import katachi as kt
 from katachi import nn, optim
 from katachi.devices.memory import Usage
 
-ROWS, WIDTH, LAYERS = 1 << 18, 16, 8
+ROWS, WIDTH, LAYERS = 1 << 16, 16, 8
 
 
 def held() -> int:
@@ -52,7 +52,7 @@ def test_the_printing_loop_takes_at_most_a_tenth_more(activation: type[nn.Module
     device = "cpu"  # the reference takes minutes for this size; its plan is the same planner's
     silent, a = peak(device, False, activation)
     printing, b = peak(device, True, activation)
-    assert silent > 100e6
+    assert silent > 25e6
     assert a == pytest.approx(b, rel=1e-5)
     assert printing <= 1.1 * silent, (printing / silent, printing, silent)
 
@@ -65,7 +65,7 @@ def checkpointed(remember: bool, look: bool) -> tuple[int, list[Any]]:
         blocks = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Dropout(0.1)) for _ in range(LAYERS)]
         parameters = [p for block in blocks for p in block.parameters()]
         optimizer = optim.SGD(parameters, lr=0.1)
-        x = kt.tensor(np.random.default_rng(0).standard_normal((ROWS // 4, WIDTH), np.float32))
+        x = kt.tensor(np.random.default_rng(0).standard_normal((ROWS, WIDTH), np.float32))
 
         def step() -> None:
             h: Any = x

@@ -21,14 +21,9 @@ ROWS, WIDTH = 256, 32
 
 
 @pytest.fixture(autouse=True, scope="module")
-def frozen() -> Iterator[None]:
-    """What earlier tests left, pending work and millions of objects, neither counts here nor is looked through at every
-    collection."""
+def nothing_pending() -> None:
+    """What earlier tests left does not count here."""
     kt.eval()
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
