@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import opcode
 import os
+import sys
 import threading
 from types import CodeType, FrameType
 
 Site = tuple[CodeType, int]
 
 _CACHE = 0  # the opcode of CACHE
+_PRECALL, _CALL = (
+    opcode.opmap.get("PRECALL", -1),
+    opcode.opmap.get("CALL", -1),
+)  # two instructions a call, in Python 3.11
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -49,16 +55,28 @@ def frames(frame: FrameType | None) -> tuple[Site, ...]:
     return tuple(out)
 
 
+def caller() -> tuple[Site, ...]:
+    """The sites from the caller of katachi's function that asks, outwards."""
+    return frames(sys._getframe(2))
+
+
 def beginnings(sites: tuple[Site, ...]) -> tuple[Site, ...]:
     """Of the same instructions, wherever in one the interpreter stands: once it has specialised a call it stands behind
-    the instruction's cache, not before it."""
+    the instruction's cache, not before it, and calls a builtin a whole instruction earlier."""
     out = []
     for code, offset in sites:
-        instructions = code.co_code
-        while offset > 0 and instructions[offset] == _CACHE:
-            offset -= 2
+        offset = _beginning(code.co_code, offset)
+        if code.co_code[offset] == _CALL and offset:
+            before = _beginning(code.co_code, offset - 2)
+            offset = before if code.co_code[before] == _PRECALL else offset
         out.append((code, offset))
     return tuple(out)
+
+
+def _beginning(instructions: bytes, offset: int) -> int:
+    while offset > 0 and instructions[offset] == _CACHE:
+        offset -= 2
+    return offset
 
 
 def describe(site: object) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from katachi.errors import DeviceError, DTypeError, Error, OutOfMemoryError
 from katachi.graph import build as b
+from katachi.graph.costs import COSTS, WHOLE, operations
 from katachi.graph.dtypes import DType, as_dtype, float32, promote, promote_scalar
 from katachi.graph.halves import HALVES, half_of, round_to, upcast
 from katachi.graph.node import Node, aval, next_serial, toposort
@@ -23,13 +25,15 @@ from katachi.graph.site import Group, Site, beginnings, frames, origin
 from katachi.graph.sizes import count
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Write
-from katachi.tensor.handle import LEAF, Handle, Lost, handle
+from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.tensor.running import locked
-from katachi.tensor.tape import Tape
-from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
+from katachi.tensor.tape import GONE, Tape
+from katachi.tensor.trace import ENOUGH, SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
 
 LARGEST = (1 << 63) - 1  # bytes of one value
 MOST_NODES = 50_000  # pending at once
+TRACKED = 20  # as much work must be pending where values with a graph are
+WEIGHT = 10_000  # elements or multiplications that weigh as much as an operation
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
 
@@ -64,6 +68,10 @@ def apply(
         t.taken = True
         start, base = t.entry, t.base
         e = start.hot
+        if e is None and trace is None and (start.ends or start.weight >= t.loop[1]) and _loops(t, start):
+            flush(t)
+            start, base = t.entry, t.base
+            e = start.hot
         if e is None or not _follow(t, e, op, operands, attrs):
             operands = [_operand(op, x, t) for x in operands]
             e = _find(t, op, operands, attrs, writes)
@@ -106,6 +114,37 @@ def apply(
             _undo(t, start, operands)
         t.taken = taken
         raise
+
+
+def _loops(t: Trace, start: Entry) -> bool:
+    """Whether a loop of the user's begins anew behind this entry, that much is pending, and that it may be computed:
+
+        for x, y in batches:                                      # a few iterations are one program,
+            correct = correct + (model(x).argmax(1) == y).sum()   # the next ones the same
+
+    Values with a graph would leave it for a later backward pass; then more must be pending.
+    """
+    if t.nesting or t.recording is not None or t.examples or t.modes.tracing:
+        return False
+    if start.ends:
+        return True
+    head, enough = t.loop
+    if head is None:
+        path = start.path()
+        often = Counter(e.sites for e in path)
+        least = min((n for n in often.values() if n > 1), default=0)
+        # the first of the outermost loop's, which may have been there once more than the others
+        head = next((e.sites for e in path if 1 < often[e.sites] <= least + 1), None)
+    if head is None:
+        t.loop = None, 2 * start.weight
+        return False
+    t.loop = head, enough
+    if head == beginnings(frames(_frame(2))):
+        tracked = any((h := r()) is not None and h._aval.tracked for r in t.refs)
+        start.ends = not tracked or start.weight >= TRACKED * ENOUGH
+        if tracked and not start.ends:
+            t.loop = None, 2 * start.weight
+    return start.ends
 
 
 def _undo(t: Trace, start: Entry, operands: Sequence[Any]) -> None:
@@ -159,10 +198,10 @@ def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[An
                     or x._value is None
                     or x._slot >= base
                     or (t.written and x._cell in t.written)
-                    or not (source is want[1] or (source.__class__ is Tape and _same_tape(x, source, want)))
+                    or not (source is want[1] or (source.__class__ is Tape and want[1] is _kind(source)))
                 ):
                     break
-                x._slot = base + want[4]
+                x._slot = base + want[2]
                 fresh.append(x)
         else:
             t.fresh = fresh
@@ -174,8 +213,9 @@ def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[An
     return False
 
 
-def _same_tape(x: Handle, tape: Any, want: Import) -> bool:
-    return tape.template is want.origin and x._node is want.node and tape.consumed == want.consumed
+def _kind(source: Any) -> Any:
+    """What an import knows of the tape that is its origin."""
+    return LOST if source.template is GONE else Tape
 
 
 def _operand(op: Op, x: Any, t: Trace) -> Any:
@@ -226,14 +266,11 @@ def _want(t: Trace, x: Any, fresh: list[Handle], op: Op) -> Any:
     x = arrive(x)
     source: Any = x._origin
     slot = t.entry.end + len(fresh)
-    node, consumed = None, ()
     if source.__class__ is Tape:
-        node, consumed, source = x._node, source.consumed, source.template
-    elif source is not None and source is not LEAF:  # Lost: as good as consumed
-        source = Lost
+        source = _kind(source)
     x._slot = t.base + slot
     fresh.append(x)
-    return Import(x._aval, source, node, consumed, slot)
+    return Import(x._aval, source, slot)
 
 
 def _record(
@@ -319,10 +356,15 @@ def _record(
     t.known = (e, known)
     e.cost = t.entry.cost + next_serial() - before
     e.flushes = t.modes.eager or e.cost > MOST_NODES
+    e.weight = t.entry.weight + sum(1 + _work(n) / WEIGHT for n in e.nodes)
     e.plain = len(e.out_avals) == 1 and not (e.imports or e.numbers or e.writes or e.flushes)
     if t.nested:
         origin.site, origin.group = outer
     return e
+
+
+def _work(n: Node) -> float:
+    return operations(n) if COSTS.get(n.primitive) == WHOLE else count(n.shape)
 
 
 def _one_device(op: Op, operands: Sequence[Any], nodes: list[Node]) -> str:

@@ -13,7 +13,7 @@ from katachi.errors import DTypeError, ShapeError
 from katachi.graph import build as b
 from katachi.graph.dtypes import bool_, int64, promote, uint64
 from katachi.graph.node import Node
-from katachi.graph.primitives import make
+from katachi.graph.primitives import constant, make
 from katachi.graph.sizes import count
 from katachi.tensor import movement
 from katachi.tensor.advanced import take
@@ -22,6 +22,7 @@ from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
 from katachi.tensor.operand import as_axis, hashable
 from katachi.tensor.types import _G, _S
+from katachi.tensor.varying import apply_varying
 
 if TYPE_CHECKING:
     from katachi.tensor.tensor import Tensor
@@ -172,7 +173,26 @@ def _roll(x: Node, shift: Any, axis: Any) -> Node:
     return x
 
 
-MOVEAXIS, ROLL = Op("moveaxis", _moveaxis), Op("roll", _roll)
+def _roll_by(x: Node, start: Node, axis: int | None) -> Node:
+    """What begins at `start`, and then what is before it."""
+    if axis is None:
+        return b.reshape(_roll_by(b.reshape(x, (count(x.shape),)), start, 0), x.shape)
+    i = as_axis(axis, len(x.shape))
+    zero = constant(0, int64, x.device)
+    starts = [start if a == i else zero for a in range(len(x.shape))]
+    return make("dynamic_slice", make("concatenate", x, x, dimension=i), *starts, sizes=x.shape)
+
+
+def _vary_roll(operands: Sequence[Any], attrs: tuple[Any, ...]) -> Any:
+    (x,), (shift, axis) = operands, attrs
+    if shift.__class__ is not int or not (axis is None or (axis.__class__ is int and -x.ndim <= axis < x.ndim)):
+        return None
+    size = x.size if axis is None else x.shape[axis]
+    return ROLL_BY, (x, -shift % size if size else 0), (axis,)
+
+
+MOVEAXIS, ROLL = Op("moveaxis", _moveaxis), Op("roll", _roll, vary=_vary_roll)
+ROLL_BY = Op("roll", _roll_by, scalar=int64)
 
 
 def moveaxis(x: Tensor[Any, _G], source: int | Sequence[int], destination: int | Sequence[int], /) -> Tensor[Any, _G]:
@@ -190,7 +210,7 @@ def roll(x: Tensor[_S, _G], /, shift: Any, axis: int | Sequence[int] | None = No
     >>> kt.roll(kt.arange(4), 1).tolist()
     [3, 0, 1, 2]
     """
-    return apply(ROLL, (x,), (hashable(shift), hashable(axis)))
+    return apply_varying(ROLL, (x,), (hashable(shift), hashable(axis)))
 
 
 def _repeat(x: Node, repeats: Any, axis: Any) -> Node:

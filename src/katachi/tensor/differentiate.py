@@ -26,7 +26,8 @@ class Layout(NamedTuple):
 
     roots: int
     seeds: tuple[bool, ...]
-    tapes: tuple[Any, ...]  # (template, what is consumed of it, where its links lead) each
+    tapes: tuple[Any, ...]  # (template, what is consumed of it, where its links stand) each
+    stands: tuple[Any, ...]  # for what entered with a graph: its number, and where it stands
     leaves: tuple[int, ...]  # per occurrence, which leaf it is
     grads: tuple[bool, ...]  # per leaf, and then per retained value, whether it has a gradient to add to
     wanted: tuple[int, ...] = ()  # per wanted value, which leaf it is, or -1
@@ -195,13 +196,16 @@ class _Run:
         # may the results be differentiated again? A dissolved one only by what is variable anyway
         lasting = how.get("create_graph", False) or (how.get("dissolve", False) and bool(self.leaves or self.nested))
         place = {id(tape): i for i, tape in enumerate(tapes)}
+
+        def stands(h: Handle) -> Any:
+            return (place.get(id(h._origin), -1), h._node) if h._origin.__class__ is Tape else None
+
+        entered = [*t.handles, *self.roots, *self.wanted]
         layout = Layout(
             len(self.roots),
             tuple([s is not None for s in self.seeds]),
-            tuple([
-                (tape.template, tape.consumed, tuple([place.get(id(h._origin), -1) for h in tape.links])) for tape in
-                tapes
-            ]),
+            tuple([(tape.template, tape.consumed, tuple(map(stands, tape.links))) for tape in tapes]),
+            tuple([(i, stands(h)) for i, h in enumerate(entered) if h._origin.__class__ is Tape]) if tapes else (),
             tuple(self.occurrences),
             tuple([g is not None for g in self.old]),
             tuple([self.number[id(h)] if h._origin is LEAF else -1 for h in self.wanted]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from katachi.errors import DTypeError
@@ -17,6 +18,7 @@ from katachi.tensor.modes import check_device
 from katachi.tensor.operand import floating, unify
 from katachi.tensor.signatures import binary, choice, comparison
 from katachi.tensor.types import _G, _S, Fixed, like
+from katachi.tensor.varying import apply_varying
 
 if TYPE_CHECKING:
     from katachi.tensor.tensor import Tensor
@@ -116,7 +118,12 @@ def _integer_power(x: Node, exponent: int) -> Node:
     return make("divide", b.like(x, 1), result) if exponent < 0 else result
 
 
-INTEGER_POWER = Op("pow", _integer_power, upcast=1)
+def _vary_power(operands: Sequence[Any], attrs: tuple[Any, ...]) -> Any:
+    (x,) = operands
+    return (POW, (x, *attrs), ()) if x.dtype.is_floating else None
+
+
+INTEGER_POWER = Op("pow", _integer_power, upcast=1, vary=_vary_power)
 
 
 @like(binary)
@@ -131,7 +138,7 @@ def pow(x1: Any, x2: Any, /) -> Any:
     [1, 4, 9]
     """
     if x2.__class__ is int:
-        return apply(INTEGER_POWER, (x1,), (x2,))
+        return apply_varying(INTEGER_POWER, (x1,), (x2,))
     return apply(POW, (x1, x2))
 
 

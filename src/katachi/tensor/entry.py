@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from katachi.graph.dtypes import DType
@@ -21,9 +21,11 @@ class Op:
     `upcast` is for what rounds several times. Where the first so many operands promote to float16 or bfloat16, `build`
     gets all halves as float32, and its float32 results are rounded to that half. Numbers beside halves are float32.
     With 0 only the numbers are: `build` converts the rest by itself.
+
+    `vary` is for what has numbers among its attributes that need not be there (`tensor/varying.py`).
     """
 
-    __slots__ = ("build", "contextual", "name", "scalar", "upcast", "variadic")
+    __slots__ = ("build", "contextual", "name", "scalar", "upcast", "variadic", "vary")
 
     def __init__(
         self,
@@ -34,18 +36,20 @@ class Op:
         scalar: DType | None = None,
         contextual: bool = False,
         upcast: int | None = None,
+        vary: Callable[[Sequence[Any], tuple[Any, ...]], Any] | None = None,
     ) -> None:
         self.name, self.build, self.variadic, self.scalar, self.contextual = name, build, variadic, scalar, contextual
-        self.upcast = upcast
+        self.upcast, self.vary = upcast, vary
 
 
 class Import(NamedTuple):
-    """What must be known of a computed tensor that enters a trace."""
+    """What must be known of a computed tensor that enters a trace: what it is, not which program made it.
+
+    running = running + loss      every step: a constant, or (Tape) a value with a graph, and loss the same
+    """
 
     aval: Aval
-    origin: Any  # None, LEAF or the template of its tape
-    node: Node | None
-    consumed: tuple[frozenset[Node], ...]
+    origin: Any  # None for a constant, LEAF, Tape for a value with a graph, LOST where that is consumed
     slot: int
 
 
@@ -60,9 +64,9 @@ class Entry:
     """One operation of a trace, and what followed it."""
 
     __slots__ = (
-        "aliases", "attrs", "children", "consumed", "cost", "end", "extra", "first", "flushes", "hot", "imports",
-        "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "plain", "programs", "ranges", "seen",
-        "sites", "wants", "writes",
+        "aliases", "attrs", "children", "consumed", "cost", "end", "ends", "extra", "first", "flushes", "hot",
+        "imports", "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "plain", "programs",
+        "ranges", "seen", "sites", "varied", "wants", "weight", "writes",
     )  # fmt: skip
 
     op: Op
@@ -80,6 +84,9 @@ class Entry:
     out_avals: tuple[Aval, ...]
     plain: bool  # one result, and nothing but tensors of this trace goes in
     cost: int  # nodes made for the path up to here
+    weight: float  # of the path's computing, an operation that costs little but itself is 1
+    varied: bool  # numbers of the operation that was asked for are operands of this one
+    ends: bool  # a loop begins anew behind it, and its program runs before that
     first: int  # slot of the first result
     end: int  # first slot after this entry
     leaf_nodes: tuple[Node, ...]  # nodes of this entry that are a leaf's value
@@ -93,6 +100,7 @@ class Entry:
         self.children: dict[Any, Entry] = {}
         self.programs: dict[Any, Any] = {}
         self.first = self.end = self.cost = 0
+        self.weight, self.ends, self.varied = 0.0, False, False
         self.imports, self.nodes, self.leaf_nodes, self.writes = (), (), (), ()
         self.flushes, self.consumed, self.aliases = False, frozenset(), ()
 
@@ -122,7 +130,7 @@ def unlike(e: Entry) -> str:
         assert entry.parent is not None
         others = list(entry.parent.children.values())
         for other in others[::-1]:  # the latest first
-            if other is not entry and other.op is entry.op and other.sites == entry.sites:
+            if other is not entry and other.op.name == entry.op.name and other.sites == entry.sites:
                 return f"{entry.op.name} at {describe(entry.sites[-1])}: {_difference(other, entry)}"
     return "first seen"
 
@@ -130,6 +138,8 @@ def unlike(e: Entry) -> str:
 def _difference(old: Entry, new: Entry) -> str:
     if old.modes is not new.modes:
         return "in other modes"
+    if new.varied or len(old.wants) != len(new.wants):
+        return "a number varies, and is an operand from now on"
     if old.attrs != new.attrs:
         return f"settings {new.attrs}, not {old.attrs}"
     for a, b in zip(old.arrivals(), new.arrivals()):  # noqa: B905 - one may have more

@@ -26,6 +26,9 @@ class Lost:
     """The origin of a tracked value whose graph is gone: it was computed outside its own trace."""
 
 
+LOST = Lost()
+
+
 class Cell:
     """State: a value that changes. Its handles (a parameter, and perhaps a frozen twin) always hold the same one."""
 

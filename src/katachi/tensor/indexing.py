@@ -18,6 +18,7 @@ from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.signatures import indexing
 from katachi.tensor.types import _G, Shaped, like, shape_vars
+from katachi.tensor.varying import apply_varying
 
 if TYPE_CHECKING:
     from katachi.tensor.shape_rules import item_shape
@@ -25,18 +26,21 @@ if TYPE_CHECKING:
     from katachi.tensor.types import IntTuple
 
 INT = "int"  # stands in an index's attributes where an int operand goes
+FROM = "from"  # and (FROM, span, step) where an int operand is the start of a slice
 
 
 def _index(x: Node, *rest: Any) -> Node:
-    """rest: the ints' nodes, then the pattern: INT or (start, limit, step) an axis of x, None for a new axis."""
+    """rest: the ints' nodes, then the pattern: INT, (start, limit, step) or (FROM, span, step) an axis of x, None for
+    a new axis."""
     ints, pattern = list(rest[:-1]), rest[-1]
     per_axis = [p for p in pattern if p is not None]
-    x = sliced(x, [(0, n, 1) if p == INT else p for n, p in zip(x.shape, per_axis, strict=True)])
+    x = sliced(x, [(0, n, 1) if given(p) else p for n, p in zip(x.shape, per_axis, strict=True)])
     if ints:
         zero = constant(0, int64, x.device)
-        starts = [ints.pop(0) if p == INT else zero for p in per_axis]
-        sizes = tuple(1 if p == INT else n for n, p in zip(x.shape, per_axis, strict=True))
+        starts = [ints.pop(0) if given(p) else zero for p in per_axis]
+        sizes = tuple(1 if p == INT else p[1] if given(p) else n for n, p in zip(x.shape, per_axis, strict=True))
         x = make("dynamic_slice", x, *starts, sizes=sizes)
+        x = sliced(x, [(0, n, p[2] if p != INT and given(p) else 1) for n, p in zip(x.shape, per_axis, strict=True)])
     sizes_left = iter(x.shape)
     shape: list[int] = []
     for p in pattern:
@@ -49,7 +53,36 @@ def _index(x: Node, *rest: Any) -> Node:
     return b.reshape(x, tuple(shape))
 
 
-INDEX = Op("index", _index, scalar=int64)
+def given(part: Any) -> bool:
+    """Whether a part of a pattern has an int operand."""
+    return part == INT or (part is not None and part[0] == FROM)
+
+
+def starts_given(
+    shape: tuple[int, ...], ints: Sequence[int], pattern: tuple[Any, ...]
+) -> tuple[list[int], tuple[Any, ...]]:
+    """The same with the starts of slices among the ints, but of those that take all of an axis or go backwards."""
+    axes, old = iter(shape), iter(ints)
+    new: list[int] = []
+    parts: list[Any] = []
+    for p in pattern:
+        n = None if p is None else next(axes)
+        if p == INT:
+            new.append(next(old))
+        elif p is not None and p[2] > 0 and (size := len(range(*p))) and p != (0, n, 1):
+            new.append(p[0])
+            p = (FROM, (size - 1) * p[2] + 1, p[2])
+        parts.append(p)
+    return new, tuple(parts)
+
+
+def _vary(operands: Sequence[Any], attrs: tuple[Any, ...]) -> Any:
+    x, *ints = operands
+    ints, pattern = starts_given(x.shape, ints, attrs[0])
+    return INDEX, (x, *ints), (pattern,)
+
+
+INDEX = Op("index", _index, scalar=int64, vary=_vary)
 
 
 def sliced(x: Node, bounds: Sequence[tuple[int, int, int]]) -> Node:
@@ -100,7 +133,7 @@ def getitem(x: Any, index: Any, /) -> Any:
         if any(map(advanced.is_array, parts)):
             return advanced.getitem(x, parts)
     ints, full = basic(x, parts)
-    return apply(INDEX, (x, *ints), (full,))
+    return apply_varying(INDEX, (x, *ints), (full,))
 
 
 _PLAIN = frozenset((int, slice))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
 
 from katachi.errors import DTypeError, ShapeError
@@ -12,15 +14,18 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.graph.sizes import Shape
 from katachi.tensor.advanced import ARRAYS, bounds_of, is_array, operands_of, places, plain
-from katachi.tensor.apply import apply
 from katachi.tensor.arrays import as_array
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
-from katachi.tensor.indexing import INT, basic
+from katachi.tensor.indexing import INT, basic, given, starts_given
 from katachi.tensor.types import G, S
+from katachi.tensor.varying import apply_varying
 
 if TYPE_CHECKING:
     from katachi.tensor.tensor import Tensor
+
+
+NOWHERE: Mapping[int, Node] = MappingProxyType({})
 
 
 def _fitted(value: Node, shape: Shape) -> Node:
@@ -29,27 +34,42 @@ def _fitted(value: Node, shape: Shape) -> Node:
     return b.spread(value, shape)
 
 
-def _put(x: Node, value: Node, bounds: Sequence[tuple[int, int, int]], ints: dict[int, Node], combine: str) -> Node:
-    """x with `value` where `sliced` would read, and at the ints of other axes, where value has size one."""
+def _put(
+    x: Node,
+    value: Node,
+    bounds: Sequence[tuple[int, int, int]],
+    ints: dict[int, Node],
+    combine: str,
+    starts: Mapping[int, Node] = NOWHERE,
+) -> Node:
+    """x with `value` where `sliced` would read, and at the ints of other axes, where value has size one, and from
+    `starts` on of yet others."""
     flipped = tuple(i for i, (_, _, step) in enumerate(bounds) if step < 0)
     if flipped:
         value = make("reverse", value, dimensions=flipped)
     low, high, interior = [], [], []
     for n, size, (start, _, step), i in zip(x.shape, value.shape, bounds, range(len(x.shape)), strict=True):
-        if i in ints or not size:
+        if i in ints or i in starts or not size:
             start, step = 0, 1
         elif step < 0:
             start, step = start + (size - 1) * step, -step
         low.append(start)
         interior.append(step - 1 if size > 1 else 0)
-        high.append(0 if i in ints else n - start - (size and (size - 1) * step + 1))
+        high.append(0 if i in ints or i in starts else n - start - (size and (size - 1) * step + 1))
     widths = {"low": tuple(low), "high": tuple(high), "interior": tuple(interior)}
     there = None
     if any(low) or any(high) or any(interior):
         there = b.full(True, value.shape, bool_, x.device)
-        there = b.spread(make("pad", there, constant(False, bool_, x.device), **widths), x.shape)
+        there = make("pad", there, constant(False, bool_, x.device), **widths)
         value = make("pad", value, constant(0, value.dtype, x.device), **widths)
-    value = b.spread(value, x.shape)
+    shape = tuple(value.shape[i] if i in starts else n for i, n in enumerate(x.shape))
+    there, value = there and b.spread(there, shape), b.spread(value, shape)
+    if starts:
+        zero = constant(0, int64, x.device)
+        at = [starts.get(i, zero) for i in range(len(shape))]
+        there = b.full(True, shape, bool_, x.device) if there is None else there
+        there = make("dynamic_update_slice", b.full(False, x.shape, bool_, x.device), there, *at)
+        value = make("dynamic_update_slice", b.full(0, x.shape, value.dtype, x.device), value, *at)
     for axis, index in ints.items():
         line = make("iota", shape=x.shape, dtype=int64, dimension=axis, device=x.device)
         here = b.compare(line, "EQ", index)
@@ -69,11 +89,13 @@ def _update(x: Node, *rest: Any) -> Node:
     bounds = bounds_of(x, pattern)
     if not any(p in ARRAYS and p != INT for p in pattern):
         per_axis, left = [p for p in pattern if p is not None], iter(operands)
-        ints = {i: next(left) for i, p in enumerate(per_axis) if p == INT}
-        sizes = [1 if i in ints else len(range(*p)) for i, p in enumerate(bounds)]
+        nodes = {i: next(left) for i, p in enumerate(per_axis) if given(p)}
+        ints = {i: n for i, n in nodes.items() if per_axis[i] == INT}
+        starts = {i: n for i, n in nodes.items() if i not in ints}
+        sizes = [1 if i in ints else per_axis[i][1] if i in starts else len(range(*p)) for i, p in enumerate(bounds)]
         axis_sizes = iter([n for i, n in enumerate(sizes) if i not in ints])
         shape = tuple(1 if p is None else next(axis_sizes) for p in pattern if p != INT)
-        return _put(x, b.reshape(_fitted(value, shape), tuple(sizes)), bounds, ints, combine)
+        return _put(x, b.reshape(_fitted(value, shape), tuple(sizes)), bounds, ints, combine, starts)
     p = places(x, operands, pattern)
     order, shape = p.order, (*p.index.shape[:-1], *p.kept)
     value = _fitted(value, tuple(shape[i] for i in order))
@@ -87,7 +109,22 @@ def _update(x: Node, *rest: Any) -> Node:
 
 WAYS = {"set": "set", "add": "add", "multiply": "multiply", "max": "maximum", "min": "minimum"}
 _EXACT = ("set", "add")  # of one rounding, forward and backward
-CHANGES = {name: Op(f"at[...].{name}", _update, scalar=int64, upcast=None if name in _EXACT else 1) for name in WAYS}
+
+
+def _vary(way: str, operands: Sequence[Any], attrs: tuple[Any, ...]) -> Any:
+    (x, *ints, value), (pattern, combine) = operands, attrs
+    if any(p in ARRAYS and p != INT for p in pattern) or any(p not in (None, INT) and p[2] != 1 for p in pattern):
+        return None
+    ints, pattern = starts_given(x.shape, ints, pattern)
+    return CHANGES[way], (x, *ints, value), (pattern, combine)
+
+
+CHANGES = {
+    name: Op(
+        f"at[...].{name}", _update, scalar=int64, upcast=None if name in _EXACT else 1, vary=partial(_vary, name)
+    )
+    for name in WAYS
+}  # fmt: skip
 
 
 class Place(Generic[S, G]):
@@ -171,7 +208,7 @@ class Place(Generic[S, G]):
         parts = self._index if isinstance(self._index, tuple) else (self._index,)
         parts = plain(parts)
         operands, pattern = operands_of(x, parts) if any(map(is_array, parts)) else basic(x, parts)
-        return apply(op, (x, *operands, value), (pattern, WAYS[way]))
+        return apply_varying(op, (x, *operands, value), (pattern, WAYS[way]))
 
 
 class At(Generic[S, G]):

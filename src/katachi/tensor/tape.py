@@ -22,7 +22,7 @@ from katachi.errors import GradientError
 from katachi.graph import build as b
 from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
-from katachi.tensor.handle import LEAF, Handle, Lost, handle
+from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.transforms import vjp
 from katachi.transforms.recompute import entering
 
@@ -105,7 +105,7 @@ class Finish:
         self.nodes = [slots[s] for s in live]
         self.tracked = any(n.tracked for n in self.nodes)
         used = frozenset().union(*[e.consumed for e in path])
-        self.gone = {n for e in path for n, w in zip(e.imports, e.arrivals(), strict=True) if w.origin in (GONE, Lost)}
+        self.gone = {n for e in path for n, w in zip(e.imports, e.arrivals(), strict=True) if w.origin is LOST}
         leaf_nodes = [n for e in path for n in e.leaf_nodes]
         self.roots: set[Node] = set()
         self.aliases = [link for e in path for link in e.aliases]

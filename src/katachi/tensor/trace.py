@@ -22,7 +22,7 @@ from katachi.graph.node import Node, toposort
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
 from katachi.tensor.entry import Entry, unlike
-from katachi.tensor.handle import Cell, Handle, Lost, handle
+from katachi.tensor.handle import LOST, Cell, Handle, handle
 from katachi.tensor.modes import modes
 from katachi.tensor.recording import Recording
 from katachi.tensor.running import Run, catch_up, locked, readable
@@ -43,6 +43,7 @@ LOOKING_AHEAD = (
 R = TypeVar("R")
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 PATIENCE = 1000  # times, a millisecond apart
+ENOUGH = 500.0  # weight of pending work that is worth a program of its own, if a loop made it
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
@@ -56,6 +57,7 @@ class Trace:
     def __init__(self) -> None:
         self.root = self.entry = Entry(None)
         self.entries = 0
+        self.settings: dict[Any, Any] = {}  # per place of the tree: the numbers that came there (`tensor/varying.py`)
         self.modes = modes()
         self.nesting = 0  # functions under differentiation that run now
         self.known: tuple[Entry, list[Node]] = (self.root, [])  # the node in every slot, as far as this entry
@@ -78,7 +80,7 @@ class Trace:
     def reset(self) -> None:
         """A new walk from the root."""
         if self.entries > MOST_ENTRIES:
-            self.root, self.entries = Entry(None), 0
+            self.root, self.entries, self.settings = Entry(None), 0, {}
         self.base = next(_bases)  # the base first: who reads the rest for another thread looks at it
         self.entry = self.root
         self.handles: list[Handle] = []  # imported, in order
@@ -93,6 +95,7 @@ class Trace:
         self.pending_bytes = 0
         self.failed = None
         self.fresh: list[Handle] = []  # what enters with the operation that is being taken
+        self.loop: tuple[Any, float] = (None, ENOUGH)  # where a loop begins anew; the weight at which to look
 
     def close(self) -> None:
         """All of it has been computed, and what it wrote to cells is theirs."""
@@ -150,7 +153,7 @@ class Deferred:
     def settle(self, handles: Sequence[Handle]) -> None:
         """Make the handles computed values. With the lock held."""
         for h, value in zip(handles, self.compute(handles), strict=True):
-            h._origin = Lost() if h._aval.tracked else None
+            h._origin = LOST if h._aval.tracked else None
             h._value = value
 
 
@@ -295,7 +298,7 @@ def _arrive(x: Handle) -> Handle | None:
         return None
     twin = handle(Handle, x._aval, rest.compute([x])[0])
     if x._aval.tracked:
-        twin._origin = Lost()
+        twin._origin = LOST
     return twin
 
 

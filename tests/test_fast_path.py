@@ -1,0 +1,355 @@
+"""Everyday loops build their programs in the first steps, and none afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import katachi as kt
+from katachi import nn, optim
+from katachi.nn import functional as F
+from katachi.tensor import events
+from katachi.tensor.trace import current
+
+RNG = np.random.default_rng(0)
+X, Y = kt.tensor(RNG.normal(size=(1024, 8)).astype(np.float32)), kt.tensor(RNG.integers(0, 4, 1024))
+XB, YB = kt.tensor(X.numpy()[:32]), kt.tensor(Y.numpy()[:32])
+Step = Callable[[int], Any]
+
+
+class Training:
+    """A model with its optimiser; `step` trains and gives output and loss."""
+
+    def __init__(self) -> None:
+        self.model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+        self.opt = optim.AdamW(self.model.parameters(), lr=0.01)
+
+    def step(self, x: Any = XB, y: Any = YB, scale: Any = 1.0) -> tuple[Any, Any]:
+        out = self.model(x)
+        loss = F.cross_entropy(out, y) * scale
+        loss.backward()
+        self.opt.step()
+        return out, loss
+
+
+def running_loss(how: str) -> Step:
+    training, total = Training(), 0.0
+
+    def step(i: int) -> None:
+        nonlocal total
+        _, loss = training.step()
+        if how == "no_grad":
+            with kt.no_grad():
+                total = total + loss
+        else:
+            total = total + (loss.freeze() if how == "freeze" else loss)
+
+    return step
+
+
+def losses_in_a_list() -> Step:
+    training, losses = Training(), []
+
+    def step(i: int) -> None:
+        losses.append(training.step()[1])
+        if len(losses) == 4:
+            (sum(losses) / 4).item()
+            losses.clear()
+
+    return step
+
+
+def correct_while_training() -> Step:
+    training, correct = Training(), 0
+
+    def step(i: int) -> None:
+        nonlocal correct
+        out, _ = training.step()
+        correct = correct + (out.argmax(1) == YB).sum()
+
+    return step
+
+
+def truncated_backpropagation() -> Step:
+    cell, head = nn.Linear(16 + 8, 16), nn.Linear(16, 4)
+    opt = optim.Adam([*cell.parameters(), *head.parameters()], lr=0.01)
+    carried: Any = kt.zeros((32, 16))
+
+    def step(i: int) -> None:
+        nonlocal carried
+        h = carried.freeze()
+        for _ in range(3):
+            h = cell(kt.concat([h, XB], 1)).tanh()
+        F.cross_entropy(head(h), YB).backward()
+        opt.step()
+        carried = h
+
+    return step
+
+
+def sum_of_losses_returned() -> Step:
+    training = Training()
+
+    def step(i: int) -> Any:
+        out = training.model(XB)
+        first, second = F.cross_entropy(out, YB), (out * out).mean() * 0.01
+        (first + second).backward()
+        training.opt.step()
+        return first + second
+
+    return step
+
+
+def average(of: str) -> Step:
+    training = Training()
+    mean: Any = None
+    weights = [p.freeze() * 1.0 for p in training.model.parameters()]
+
+    def step(i: int) -> None:
+        nonlocal mean
+        _, loss = training.step()
+        if of == "weights":
+            for k, p in enumerate(training.model.parameters()):
+                weights[k] = 0.99 * weights[k] + 0.01 * p.freeze()
+        else:
+            loss = loss.freeze() if of == "constants" else loss
+            mean = loss if mean is None else 0.9 * mean + 0.1 * loss
+
+    return step
+
+
+def slices(start: Callable[[int], int]) -> Step:
+    training = Training()
+
+    def step(i: int) -> None:
+        j = start(i)
+        training.step(X[j : j + 32], Y[j : j + 32])
+
+    return step
+
+
+def single_items() -> Step:
+    training = Training()
+
+    def step(i: int) -> None:
+        training.step(X[i].reshape((1, 8)), Y[i].reshape((1,)))
+
+    return step
+
+
+def written(slice_too: bool) -> Step:
+    training = Training()
+    cache = kt.zeros((1024,))
+
+    def step(i: int) -> None:
+        nonlocal cache
+        out, loss = training.step()
+        if slice_too:
+            cache = cache.at[i * 7 : i * 7 + 32].set(out.freeze()[:, 0])
+        cache = cache.at[i].set(loss.freeze())
+
+    return step
+
+
+def rolled() -> Step:
+    training = Training()
+    return lambda i: training.step(kt.roll(XB, i % 32, 0))
+
+
+def powers() -> Step:
+    training, b = Training(), kt.tensor(0.9)
+    return lambda i: training.step(scale=b**i)
+
+
+def annealed() -> Step:
+    training = Training()
+    return lambda i: training.step(scale=0.99**i)
+
+
+LOOPS: dict[str, Callable[[], Step]] = {
+    "a running loss": lambda: running_loss("plain"),
+    "a running loss, frozen": lambda: running_loss("freeze"),
+    "a running loss without gradients": lambda: running_loss("no_grad"),
+    "losses in a list": losses_in_a_list,
+    "correct answers while training": correct_while_training,
+    "truncated back-propagation": truncated_backpropagation,
+    "a sum of losses returned": sum_of_losses_returned,
+    "an average of losses": lambda: average("losses"),
+    "an average of constants": lambda: average("constants"),
+    "an average of weights": lambda: average("weights"),
+    "slices in order": lambda: slices(lambda i: i * 32 % 992),
+    "slices at random": lambda: slices(lambda i: int(RNG.integers(0, 992))),
+    "single items": single_items,
+    "an item written": lambda: written(False),
+    "slices written": lambda: written(True),
+    "a roll": rolled,
+    "powers": powers,
+    "a factor that anneals": annealed,
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_nothing_is_built_after_the_first_steps(name: str) -> None:
+    step, built = LOOPS[name](), []
+    result: Any = None
+    for i in range(5):
+        result = step(i)
+    entries = current().entries
+    see = lambda f: built.append(f.why) if f.built else None  # noqa: E731
+    events.observers.append(see)
+    try:
+        for i in range(5, 17):
+            result = step(i)
+    finally:
+        events.observers.remove(see)
+    del result
+    assert built == [] and current().entries == entries
+
+
+def test_an_evaluation_never_looked_at_is_computed_as_it_goes() -> None:
+    model, correct, flushes = Training().model, kt.tensor(0), []
+    events.observers.append(flushes.append)
+    try:
+        with kt.no_grad():
+            for i in range(900):
+                j = i * 32 % 992
+                correct = correct + (model(X[j : j + 32]).argmax(1) == Y[j : j + 32]).sum()
+        total = correct.item()
+    finally:
+        events.observers.remove(flushes.append)
+    want = sum(
+        int((np.asarray(model(kt.tensor(X.numpy()[j : j + 32])).argmax(1).numpy()) == Y.numpy()[j : j + 32]).sum())
+        for j in [i * 32 % 992 for i in range(900)]
+    )
+    assert total == want
+    assert len(flushes) > 5 and sum(f.built for f in flushes) <= 4
+
+
+def test_functional_updates_never_looked_at_take_constant_time() -> None:
+    x, flushes = kt.tensor(RNG.normal(size=(32, 8)).astype(np.float32)), []
+    w, expected = kt.ones((8,)), np.ones(8, np.float32)
+    events.observers.append(flushes.append)
+    try:
+        for _ in range(400):
+            w = w - 0.0001 * kt.grad(lambda v: ((x @ v) ** 2).sum())(w)
+    finally:
+        events.observers.remove(flushes.append)
+    for _ in range(400):
+        expected = expected - np.float32(0.0002) * (x.numpy().T @ (x.numpy() @ expected))
+    np.testing.assert_allclose(w.numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert len(flushes) > 4 and sum(f.built for f in flushes) <= 2
+
+
+def test_a_loop_within_a_forward_pass_stays_one_program() -> None:
+    """A hundred products, none of which is looked at: no more work than one program is worth."""
+    w, x = kt.ones((16, 16)) * 0.01, kt.ones((16, 16))
+    kt.eval(w, x)
+    flushes: list[Any] = []
+    events.observers.append(flushes.append)
+    try:
+        for _ in range(100):
+            x = x @ w
+        x.numpy()
+    finally:
+        events.observers.remove(flushes.append)
+    assert len(flushes) == 1
+
+
+# ---- slices whose start varies --------------------------------------------------------------------------------------
+
+SHAPE = (7, 5, 4)
+
+
+@st.composite
+def indices(draw: st.DrawFn) -> list[tuple[Any, ...]]:
+    """Several indices of one kind: the same sizes and steps, other starts."""
+    kinds = draw(st.lists(st.sampled_from(["int", "slice", "step", "all", "back", "none"]), max_size=4))
+    sizes = [draw(st.integers(1, 3)) for _ in kinds]
+    out = []
+    for _ in range(4):
+        index: list[Any] = []
+        axis = 0
+        for kind, size in zip(kinds, sizes, strict=True):
+            if kind == "none":
+                index.append(None)
+                continue
+            if axis == len(SHAPE):
+                break
+            n, axis = SHAPE[axis], axis + 1
+            if kind == "int":
+                index.append(draw(st.integers(-n, n - 1)))
+            elif kind == "all":
+                index.append(slice(None))
+            else:
+                span = size if kind == "slice" else 2 * size - 1 if kind == "step" else size
+                span = min(span, n)
+                start = draw(st.integers(0, n - span))
+                if kind == "back":
+                    index.append(slice(start + span - 1, start - 1 if start else None, -1))
+                else:
+                    index.append(slice(start, start + span, 2 if kind == "step" else 1))
+        out.append(tuple(index))
+    return out
+
+
+@pytest.mark.parametrize("device", kt.devices())
+@given(indices(), st.integers(0, 1000))
+def test_starts_that_vary(device: str, all_indices: list[tuple[Any, ...]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=SHAPE)
+    with kt.device(device):
+        x = kt.variable(a, dtype=kt.float64)
+        for index in all_indices:
+            part = x[index]
+            value = rng.normal(size=part.shape)
+            (part * kt.tensor(value)).sum().backward()
+            put, added = x.freeze().at[index].set(kt.tensor(value)), x.freeze().at[index].add(1.0)
+            scaled = x.freeze().at[index].multiply(3.0)
+            np.testing.assert_array_equal(part.numpy(), a[index])
+            slope, there = np.zeros(SHAPE), a.copy()
+            slope[index] = value
+            there[index] = value
+            np.testing.assert_array_equal(x.grad.numpy(), slope)
+            x.grad = None
+            np.testing.assert_array_equal(put.numpy(), there)
+            there = a.copy()
+            there[index] += 1
+            np.testing.assert_array_equal(added.numpy(), there)
+            there = a.copy()
+            there[index] *= 3
+            np.testing.assert_array_equal(scaled.numpy(), there)
+
+
+@pytest.mark.parametrize("device", kt.devices())
+def test_shifts_and_exponents_that_vary(device: str) -> None:
+    a = np.arange(12.0).reshape(3, 4) + 1
+    with kt.device(device):
+        x = kt.variable(a, dtype=kt.float64)
+        for shift in (0, 1, -1, 5, 12, -30):
+            for axis in (None, 0, 1, -1):
+                np.testing.assert_array_equal(kt.roll(x, shift, axis).numpy(), np.roll(a, shift, axis))
+        for exponent in (2, 3, -1, 0, 5, 1):
+            (x**exponent).sum().backward()
+            np.testing.assert_allclose((x**exponent).numpy(), a**exponent, rtol=1e-14)
+            np.testing.assert_allclose(x.grad.numpy(), exponent * a ** (exponent - 1.0), rtol=1e-13)
+            x.grad = None
+        n = kt.tensor([1, -2, 3])
+        assert [(n**e).tolist() for e in (2, 3, 1, 0)] == [[1, 4, 9], [1, -8, 27], [1, -2, 3], [1, 1, 1]]
+        with pytest.raises(kt.DTypeError):
+            kt.eval(n**-1)
+
+
+@pytest.mark.parametrize("device", kt.devices())
+def test_bounds_are_checked_where_starts_vary(device: str) -> None:
+    with kt.device(device):
+        x = kt.arange(10)
+        found = [x[i : i + 4].tolist() for i in (0, 3, 6, 8, 12, -2)]
+        assert found == [np.arange(10)[i : i + 4].tolist() for i in (0, 3, 6, 8, 12, -2)]
+        with pytest.raises(kt.IndexBoundsError):
+            for i in (2, 9, 10):
+                x[i].item()
