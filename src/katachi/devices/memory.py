@@ -179,6 +179,8 @@ class Buffer:
         global _kept
         if not getattr(self, "_counted", 0):  # an alias, empty, or Ctrl-C came while it was being made
             return
+        if Usage is None:  # the interpreter ends, and modules are empty already
+            return
         Usage.live -= self._counted
         block = self._block
         if block is not None and not self.pinned:
