@@ -26,6 +26,7 @@ from katachi.graph.sizes import count
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Write
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
+from katachi.tensor.numbers import StandIn
 from katachi.tensor.running import locked
 from katachi.tensor.tape import GONE, Tape
 from katachi.tensor.trace import ENOUGH, SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
@@ -73,8 +74,11 @@ def apply(
             start, base = t.entry, t.base
             e = start.hot
         if e is None or not _follow(t, e, op, operands, attrs):
+            asked = operands
             operands = [_operand(op, x, t) for x in operands]
             e = _find(t, op, operands, attrs, writes)
+            if t.recording is not None and e.numbers:
+                t.recording.note_numbers(e, asked, len(t.scalars))
         if e.plain and not many:
             start.hot = t.entry = t.last = e
             out = _new(Result.kind)
@@ -220,6 +224,8 @@ def _kind(source: Any) -> Any:
 
 def _operand(op: Op, x: Any, t: Trace) -> Any:
     """x as a tensor or an exact Python bool, int or float."""
+    if type(x) is StandIn:
+        return x.value
     kind = x.__class__
     if kind is float or kind is int or kind is bool or isinstance(x, Handle):
         return x

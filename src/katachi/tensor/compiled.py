@@ -9,33 +9,29 @@ must still hold for the recording to be true (`tensor/guards.py`).
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import types
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from katachi.errors import Error, GradientError
-from katachi.graph.node import Aval
-from katachi.tensor import events, trees
+from katachi.tensor import trees
 from katachi.tensor.guards import Guards, Read, is_value
-from katachi.tensor.handle import Cell, Handle, handle
-from katachi.tensor.recording import Changes, Recording
-from katachi.tensor.running import Run, locked, runs
-from katachi.tensor.tape import Finish
-from katachi.tensor.tensor import Tensor
+from katachi.tensor.numbers import Needed, StandIn
+from katachi.tensor.recording import Recording
+from katachi.tensor.running import locked
 from katachi.tensor.trace import (
-    SPAN,
     Trace,
-    arrive,
     current,
-    enter,
     flush,
-    held_elsewhere,
     let_be_computed,
     local,
     settle,
     use_state,
 )
+from katachi.tensor.variant import Variant, pending
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +72,8 @@ class Compiled:
         self.name = getattr(f, "__qualname__", type(f).__name__)
         self.restless: set[Any] = set()  # kinds of calls whose last one changed what the function reads
         self.variants: dict[Any, list[Variant]] = {}
+        # for calls that differ in numbers alone: those of the first, which have differed since, and which have to stay
+        self.numbers: dict[Any, tuple[list[str], set[int], set[int]]] = {}
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -90,14 +88,56 @@ class Compiled:
         if not t.uses_state:
             locked(use_state, t)
         leaves: list[Any] = []
-        key = (trees.flatten(args, leaves), trees.flatten(kwargs, leaves) if kwargs else None, t.modes)
+        numbers: list[Any] = []
+        key = (
+            trees.flatten(args, leaves, numbers),
+            trees.flatten(kwargs, leaves, numbers) if kwargs else None,
+            t.modes,
+        )
+        given: list[Any] = []
+        if numbers and key not in self.variants:
+            key, given = self._open(key, numbers)
         for variant in self.variants.get(key, ()):
-            everything = variant.fits(leaves)
+            passed = variant.passed(given) if given else ()
+            everything = None if passed is None else variant.fits(leaves)
             if everything is not None:
-                return variant.run(t, everything, None)
+                return variant.run(t, everything, None, passed=passed or ())
+        if given:
+            try:
+                return self._trace(t, key, leaves, given)
+            except (Exception, Needed):  # as constants they may do; if not, the error comes again
+                _, varying, fixed = self.numbers[self._kind(key)]
+                before = set(fixed)
+                try:
+                    fixed |= varying
+                    return self(*args, **kwargs)
+                except BaseException:
+                    fixed.intersection_update(before)
+                    raise
         return self._trace(t, key, leaves)
 
-    def _trace(self, outer: Trace, key: Any, leaves: list[Any]) -> Any:
+    def _kind(self, key: Any) -> Any:
+        """What calls have in common that differ in numbers alone."""
+        count = itertools.count()
+        return trees.opened(key[0], None, count), trees.opened(key[1], None, count), key[2]
+
+    def _open(self, key: Any, numbers: list[Any]) -> tuple[Any, list[Any]]:
+        """The key of a call with those of its numbers left open that have differed from call to call, and these."""
+        kind, shown = self._kind(key), [repr(x) for x in numbers]
+        if kind not in self.numbers:
+            if len(self.numbers) == MOST_VARIANTS:
+                self.numbers.clear()
+            self.numbers[kind] = (shown, set(), set())
+        first, varying, fixed = self.numbers[kind]
+        varying |= {i for i, (x, y) in enumerate(zip(shown, first, strict=True)) if x != y and i not in fixed}
+        open_now = varying - fixed
+        if not open_now:
+            return key, []
+        count = itertools.count()
+        parts = (trees.opened(key[0], open_now, count), trees.opened(key[1], open_now, count))
+        return (*parts, key[2]), [numbers[i] for i in sorted(open_now)]
+
+    def _trace(self, outer: Trace, key: Any, leaves: list[Any], given: Sequence[Any] = ()) -> Any:
         from katachi.tensor.search import find  # only who compiles needs it
 
         why = self._why(key)
@@ -113,7 +153,7 @@ class Compiled:
         t.modes, t.committed = outer.modes, False
         t.recording = Recording([*leaves, *[r.value for r in guards.tensors]])
         try:
-            variant, out = self._record(t, outer, key, leaves, guards, why)
+            variant, out = self._record(t, outer, key, leaves, guards, why, given)
         finally:
             local.trace = outer
         if key in self.restless:
@@ -146,7 +186,7 @@ class Compiled:
         left, others = [], []
         for read in guards.changed():
             x = read.now()
-            ours = is_value(x) and (id(x) in given or _pending(t, x))
+            ours = is_value(x) and (id(x) in given or pending(t, x))
             (left if ours and read.writable() else others).append((read._replace(value=None), x))
         if not others:
             self.restless.discard(key)
@@ -161,7 +201,14 @@ class Compiled:
         return left
 
     def _record(
-        self, t: Trace, outer: Trace, key: Any, leaves: list[Any], guards: Guards, why: str
+        self,
+        t: Trace,
+        outer: Trace,
+        key: Any,
+        leaves: list[Any],
+        guards: Guards,
+        why: str,
+        given: Sequence[Any],
     ) -> tuple[Variant, Any]:
         """The function run once on trace t, and what it returned, computed."""
         from katachi.tensor.search import find
@@ -171,7 +218,9 @@ class Compiled:
         try:
             local.trace, Recording.active = t, Recording.active + 1
             own = iter(leaves)
-            args, kwargs = trees.rebuild(key[0], own), trees.rebuild(key[1], own) if key[1] else {}
+            stand_ins = iter([StandIn(x, operator.itemgetter(i), recording.conditions) for i, x in enumerate(given)])
+            args = trees.rebuild(key[0], own, stand_ins)
+            kwargs = trees.rebuild(key[1], own, stand_ins) if key[1] else {}
             result = self.f(*args, **kwargs)
             t.taken = True
             left = self._left(key, guards, t, leaves)
@@ -192,171 +241,6 @@ class Compiled:
             let_be_computed(t)
 
 
-class Variant:
-    """One recording as a program."""
-
-    def __init__(
-        self,
-        t: Trace,
-        result: Any,
-        everything: list[Any],
-        reads: list[Read],
-        still: Callable[[], list[Any] | None],
-        left: list[tuple[Read, Any]],
-    ) -> None:
-        rec = t.recording
-        assert rec is not None
-        self.changes, self.reads, self.still = Changes.count, reads, still
-        self.avals: list[Aval] = [x._aval for x in everything]
-        self.alias = _alias(everything)
-        self.sources = [(place, source) for place, source, _ in rec.sources]
-        self.scalars = list(t.scalars)
-        # where each import is found: an argument, a gradient, or always the same tensor or cell
-        number = {id(x): i for i, x in reversed(list(enumerate(everything)))}
-        grad_of = {id(g): h for h, g in rec.grads.items() if g is not None}
-        self.from_arguments = [(k, number[id(h)]) for k, h in enumerate(t.handles) if id(h) in number]
-        self.from_grads = [(k, grad_of[id(h)]) for k, h in enumerate(t.handles) if id(h) in grad_of]
-        self.handles: list[Any] = [None if id(h) in number or id(h) in grad_of else h for h in t.handles]
-        self.held = [h._aval for h in t.handles]
-        self.grads = [(h, None if g is None else g._aval) for h, g in rec.grads.items()]
-        # what comes of it: results, gradients and other tensors left, cells written
-        returned: list[Any] = []
-        self.structure = trees.flatten(result, returned)
-        live: dict[int, int] = {}  # slot: which of the outputs
-        self.returns = [self._destination(t, h, number, live) for h in returned]
-        self.leaves_grads = [
-            (h, None if h._grad is None else self._destination(t, h._grad, number, live))
-            for h, before in rec.grads.items()
-            if h._grad is not before
-        ]
-        self.left = [(r, self._destination(t, h, number, live)) for r, h in left]
-        self.kept_grads = [  # of results that are to have them
-            (at, self._destination(t, h._grad, number, live))
-            for at, h in zip(self.returns, returned, strict=True)
-            if at.__class__ is int and h._grad is not None
-        ]
-        self.cells: list[Cell] = list(t.written)
-        written = tuple(s - t.base for s in t.written.values())
-        self.finish = locked(Finish, t, tuple(live), written)
-        self.kinds = [n.aval for n in self.finish.nodes]
-        self.leaves = list(t.leaves)
-
-    def _destination(self, t: Trace, h: Handle, number: dict[int, int], live: dict[int, int]) -> Any:
-        """An output's number; or the argument, or the tensor, that is simply passed on."""
-        if _pending(t, h):
-            return live.setdefault(h._slot - t.base, len(live))
-        return ("argument", number[id(h)]) if id(h) in number else ("same", h)
-
-    def fits(self, leaves: list[Any]) -> list[Any] | None:
-        """The arguments and the tensors that names now stand for, if the recording is true for them."""
-        for x, kind in zip(leaves, self.avals):  # noqa: B905 - what the names stand for comes after them
-            if x._aval is not kind:
-                return None
-        operands = self.still()
-        if operands is None:
-            return None
-        everything = [*leaves, *operands] if operands else leaves
-        for x, kind in zip(everything, self.avals):  # noqa: B905 - a structure has one number of leaves
-            if x.__class__ is not Tensor or x._aval is not kind or x._origin is not None:
-                return None
-            if x._value is None:
-                settle(x)
-        for h, kind in self.grads:
-            g = h._grad
-            if g is not kind and (g is None or kind is None or g._aval is not kind or g._origin is not None):
-                return None
-        if self.changes != Changes.count:
-            if any(h is not None and h._aval is not kind for h, kind in zip(self.handles, self.held, strict=True)):
-                return None  # it was moved to another device
-            self.changes = Changes.count
-        if self.alias != _alias(everything):
-            return None
-        for _, source in self.sources:
-            if not source.fits():
-                return None
-        return everything
-
-    def run(self, t: Trace, everything: list[Any], first: Trace | None, why: str = "") -> Any:
-        """One call, which takes trace t. `first` is the trace that this was recorded on, which has taken its host
-        numbers."""
-        out = [handle(Tensor, kind) for kind in self.kinds]
-        scalars = self.scalars.copy()
-        sources = self.sources if first is None else ()
-        begun: list[tuple[Any, Any]] = []
-        ahead: dict[int, int] = {}
-
-        def find(at: Any) -> Any:
-            if at.__class__ is int:
-                return out[at]
-            kind, what = at
-            return everything[what] if kind == "argument" else what
-
-        def end() -> None:
-            for h, at in self.leaves_grads:
-                h._grad = None if at is None else find(at)
-            for read, at in self.left:
-                read.write(find(at))
-            for _, source in sources:
-                source.settle(ahead)
-            t.committed = True
-
-        taken = t.taken
-        try:
-            t.taken, t.committed = True, False
-            for at, source in sources:
-                begun.append((source, source.now()))
-                numbers = source.take(ahead)
-                scalars[at : at + len(numbers)] = numbers
-            program = locked(self._compute, t, everything, out, scalars, first, end)
-            t.taken = taken
-        except BaseException:
-            if not t.committed:
-                for source, before in reversed(begun):
-                    source.undo(before)
-            t.taken = taken
-            raise
-        if events.observers:
-            events.tell(events.Flush(program, first is not None, len(self.finish.nodes), why))
-        for at, g in self.kept_grads:
-            out[at]._grad = find(g)
-        if self.structure is trees.LEAF:
-            return find(self.returns[0])
-        return trees.rebuild(self.structure, map(find, self.returns))
-
-    def _compute(
-        self, t: Trace, everything: list[Any], out: list[Any], scalars: list[Any], first: Trace | None, end: Any
-    ) -> Any:
-        """Run the program, with the lock held, so that all state it reads is of one moment; returns the program."""
-        handles = self.handles.copy()
-        for k, i in self.from_arguments:
-            handles[k] = everything[i]
-        for k, h in self.from_grads:
-            handles[k] = h._grad if first is None else first.handles[k]
-        values = [h._value for h in handles]
-        if None in values or runs:
-            values = enter([arrive(h) for h in handles])
-        finish = self.finish
-        run = Run(finish.program, out, finish.nodes, self.cells, end)
-        held = held_elsewhere(t) if self.cells else None
-        made: Any = first or _Made(handles, values, scalars, self.leaves)
-        run(values, scalars, held, (lambda results: finish.tape(made, results)) if finish.tracked else None)
-        return run.program
-
-
-class _Made(NamedTuple):
-    """What a tape wants to know of the trace whose values it keeps."""
-
-    handles: list[Any]
-    values: list[Any]
-    scalars: list[Any]
-    leaves: list[Any]
-
-
-def _pending(t: Trace, h: Handle) -> bool:
-    """Whether h was made in this trace, and has no value yet."""
-    return h._value is None and t.base <= h._slot < t.base + SPAN
-
-
 def _used(t: Trace, result: Any, left: list[tuple[Read, Any]]) -> set[int]:
     """Of which tensors more than shape and dtype was used, by id."""
     assert t.recording is not None
@@ -364,14 +248,6 @@ def _used(t: Trace, result: Any, left: list[tuple[Read, Any]]) -> set[int]:
     trees.flatten(result, returned)
     grads = [h._grad for h in t.recording.grads]
     return set(map(id, [*t.handles, *returned, *grads, *[x for _, x in left]]))
-
-
-def _alias(everything: list[Any]) -> tuple[int, ...] | None:
-    """Which tensors are one and the same; None if all differ."""
-    if len(set(everything)) == len(everything):  # tensors are compared by identity here: their hashes are ids
-        return None
-    first: dict[int, int] = {}
-    return tuple(first.setdefault(id(x), i) for i, x in enumerate(everything))
 
 
 def _arguments(f: Any, key: Any) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.numbers import StandIn
 from katachi.tensor.signatures import indexing
 from katachi.tensor.types import _G, Shaped, like, shape_vars
 from katachi.tensor.varying import apply_varying
@@ -120,7 +121,7 @@ def getitem(x: Any, index: Any, /) -> Any:
     >>> x = kt.arange(4) * 10; x[[3, -4]].tolist(), x[x > 5].tolist()
     ([30, 0], [10, 20, 30])
     """
-    if index.__class__ is int:  # the common case, short
+    if type(index) is int:  # the common case, short
         pattern = _FIRST.get(x.shape)
         if pattern is None:
             pattern = _FIRST[x.shape] = (INT, *[(0, n, 1) for n in x.shape[1:]])
@@ -195,7 +196,7 @@ def slice_bounds(part: slice, size: int) -> tuple[int, int, int]:
 def inside(x: Any, axis: int, index: Any) -> int:
     """An int counted from the front. Raises IndexBoundsError."""
     try:
-        i = operator.index(index)
+        i: Any = index if type(index) is StandIn else operator.index(index)
     except TypeError:
         raise DTypeError(f"index: needs ints, slices, None or ..., got {index!r}") from None
     if not x.shape:

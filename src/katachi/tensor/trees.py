@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +33,13 @@ class Branch(NamedTuple):
 
 
 LEAF = Leaf()
+OPEN = type("Open", (), {"__repr__": lambda self: "any"})()  # the value of a number that is an operand
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
-def flatten(x: Any, leaves: list[Any]) -> Any:
-    """The hashable structure of x; its tensors (and arrays, as tensors) are appended to `leaves`. State, parameters for
-    instance, counts as an object, not as a value."""
+def flatten(x: Any, leaves: list[Any], numbers: list[Any] | None = None) -> Any:
+    """The hashable structure of x; its tensors (and arrays, as tensors) are appended to `leaves`, its ints and floats
+    to `numbers`. State, parameters for instance, counts as an object, not as a value."""
     if isinstance(x, Handle) and x._cell is None:
         leaves.append(x)
         return LEAF
@@ -47,12 +48,24 @@ def flatten(x: Any, leaves: list[Any]) -> Any:
         return LEAF
     kind = x.__class__
     if kind is tuple or kind is list or (isinstance(x, tuple) and hasattr(x, "_fields")):
-        return Branch(kind, None, tuple([flatten(v, leaves) for v in x]))
+        return Branch(kind, None, tuple([flatten(v, leaves, numbers) for v in x]))
     if kind is dict:
-        return Branch(kind, tuple(x), tuple([flatten(v, leaves) for v in x.values()]))
+        return Branch(kind, tuple(x), tuple([flatten(v, leaves, numbers) for v in x.values()]))
     if kind in PLAIN:
+        if numbers is not None and (kind is float or kind is int):
+            numbers.append(x)
         return Static(kind, repr(x) if kind is float else x)  # 0.0 == -0.0, and a NaN is equal to itself here
-    return flatten(x.item(), leaves) if isinstance(x, np.generic) else Static(kind, Same(x))
+    return flatten(x.item(), leaves, numbers) if isinstance(x, np.generic) else Static(kind, Same(x))
+
+
+def opened(structure: Any, which: Set[int] | None, count: Iterator[int]) -> Any:
+    """The structure with these of its numbers, or all, left open; `count` counts them."""
+    if isinstance(structure, Branch):
+        return structure._replace(parts=tuple([opened(p, which, count) for p in structure.parts]))
+    if isinstance(structure, Static) and structure.kind in (int, float):
+        i = next(count)
+        return structure if which is not None and i not in which else Static(structure.kind, OPEN)
+    return structure
 
 
 class Same:
@@ -82,14 +95,17 @@ def objects(structure: Any) -> list[Any]:
     ]
 
 
-def rebuild(structure: Any, leaves: Iterator[Any]) -> Any:
-    """What `flatten` took apart, with other leaves."""
+def rebuild(structure: Any, leaves: Iterator[Any], numbers: Iterator[Any] | None = None) -> Any:
+    """What `flatten` took apart, with other leaves, and with `numbers` where they were left open."""
     if structure is LEAF:
         return next(leaves)
     if isinstance(structure, Static):
         value = structure.value
+        if value is OPEN:
+            assert numbers is not None
+            return next(numbers)
         return value.of if isinstance(value, Same) else float(value) if structure.kind is float else value
-    parts: Sequence[Any] = [rebuild(p, leaves) for p in structure.parts]
+    parts: Sequence[Any] = [rebuild(p, leaves, numbers) for p in structure.parts]
     if structure.keys is not None:
         return dict(zip(structure.keys, parts, strict=True))
     return structure.kind(*parts) if hasattr(structure.kind, "_fields") else structure.kind(parts)
