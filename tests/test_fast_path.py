@@ -353,3 +353,44 @@ def test_bounds_are_checked_where_starts_vary(device: str) -> None:
         with pytest.raises(kt.IndexBoundsError):
             for i in (2, 9, 10):
                 x[i].item()
+
+
+# ---- depth and width ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "compiled"), [((), True), ((1,), False), ((3,), False)])
+def test_thousands_of_dependent_operations(shape: tuple[int, ...], compiled: bool) -> None:
+    w, h0 = kt.variable(np.full(shape, 0.999)), kt.ones(shape, dtype=kt.float64)
+
+    def step() -> Any:
+        h: Any = h0
+        for _ in range(400):
+            h = ((h * w + 0.001) * 0.5 + h * 0.5).sin()
+        loss = h.sum()
+        loss.backward()
+        return loss
+
+    loss = (kt.compile(step) if compiled else step)().item()
+    h = slope = np.float64(1.0)
+    slope = np.float64(0.0)
+    for _ in range(400):
+        inner = (h * 0.999 + 0.001) * 0.5 + h * 0.5
+        slope = np.cos(inner) * (0.5 * (h + 0.999 * slope) + 0.5 * slope)
+        h = np.sin(inner)
+    n = int(np.prod(shape, dtype=int))
+    assert loss == pytest.approx(h * n)
+    np.testing.assert_allclose(w.grad.numpy(), np.full(shape, slope), rtol=1e-6)
+
+
+@pytest.mark.parametrize("device", kt.devices())
+def test_joining_and_adding_a_thousand_tensors(device: str) -> None:
+    with kt.device(device):
+        arrays = [np.full(3, float(i)) for i in range(1000)]
+        xs = [kt.variable(a) for a in arrays]
+        y = kt.stack(xs)
+        (y * y).sum().backward()
+        np.testing.assert_array_equal(y.numpy(), np.stack(arrays))
+        np.testing.assert_array_equal(xs[777].grad.numpy(), 2 * arrays[777])
+        np.testing.assert_array_equal(kt.concat(xs, 0).numpy(), np.concatenate(arrays))
+        total: Any = sum(x.freeze() for x in xs)
+        np.testing.assert_array_equal(total.numpy(), sum(arrays))

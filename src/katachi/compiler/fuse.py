@@ -150,6 +150,18 @@ def _roots(
         for x in node.inputs:
             readers[x] = readers.get(x, 0) + 1
     through = _seen_through(nodes, outputs)
+    width: dict[Node, int] = {}  # how many values in memory an expression reads, roughly
+
+    def narrow(node: Node) -> None:
+        """The widest operands of what would read too many values are values in memory themselves."""
+        wide = sorted({x for x in node.inputs if x not in roots and x in width}, key=width.__getitem__)
+        width[node] = sum([width.get(x, 1) for x in set(node.inputs)])
+        while wide and width[node] > _MOST_BUFFERS and width[wide[-1]] > 1:
+            x = wide.pop()
+            roots.add(x)
+            width[node] -= width[x] - 1
+            width[x] = 1
+
     size: dict[Node, int] = {}  # of the expression that a reader would repeat
     dear: set[Node] = set()  # expressions that are slow to repeat; numbers are not: they are computed before all loops
     slow: set[Node] = set()
@@ -188,6 +200,8 @@ def _roots(
         demanded = [x for x in demanded if x.primitive != "input"]
         roots.update(demanded)
         chosen.difference_update(demanded)
+        if node not in single:
+            narrow(node)
         # what has fewer axes is computed once for many elements
         size[node] = 1 + sum(size[x] for x in node.inputs if x not in roots and not _expands(node))
         if without_ones(node.shape) and (kind in _DEAR or any(x in dear and x not in roots for x in node.inputs)):
@@ -200,7 +214,7 @@ def _roots(
             chosen.add(node)
             roots.add(node)
         if node in roots:
-            size[node] = 0
+            size[node], width[node] = 0, 1
     return roots - _computed_again(nodes, roots, chosen), single
 
 
@@ -218,8 +232,14 @@ def _computed_again(nodes: list[Node], roots: set[Node], chosen: set[Node]) -> s
         for x in xs:
             readers.setdefault(x, []).append(r)
     again: set[Node] = set()
+    size: dict[Node, int] = {}  # of what is computed for a node
     for x in nodes:
-        if x in chosen and all(reads[x] <= reads[r] for r in readers.get(x, ())):
+        size[x] = 1 + sum([size[y] for y in x.inputs if y not in roots or y in again])
+        if (
+            x in chosen
+            and size[x] <= _MOST_NODES // 2  # a chain of such values would be computed from its start for each of them
+            and all(reads[x] <= reads[r] for r in readers.get(x, ()))
+        ):
             again.add(x)
             for r in readers.get(x, ()):
                 reads[r].discard(x)

@@ -216,6 +216,9 @@ def alike(xs: Sequence[Node]) -> list[Node]:
     return [b.convert(x, dtype) for x in xs]
 
 
+AT_ONCE = 16  # parts of a concatenation
+
+
 def _concat(xs: Sequence[Node], axis: int | None) -> Node:
     xs = alike(xs)
     if axis is None:
@@ -224,7 +227,13 @@ def _concat(xs: Sequence[Node], axis: int | None) -> Node:
     if len(ranks) > 1:
         raise ShapeError(f"needs tensors of one rank, got {', '.join(str(x.shape) for x in xs)}")
     i = as_axis(axis, ranks.pop())
-    return make("concatenate", *xs, dimension=i) if len(xs) > 1 else xs[0]
+    while len(xs) > AT_ONCE:  # a few at a time, since a kernel reads each of its operands by code of its own
+        xs = [_joined(xs[k : k + AT_ONCE], i) for k in range(0, len(xs), AT_ONCE)]
+    return _joined(xs, i)
+
+
+def _joined(xs: Sequence[Node], axis: int) -> Node:
+    return make("concatenate", *xs, dimension=axis) if len(xs) > 1 else xs[0]
 
 
 def _stack(xs: Sequence[Node], axis: int) -> Node:
