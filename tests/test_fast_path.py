@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -195,20 +196,52 @@ LOOPS: dict[str, Callable[[], Step]] = {
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_nothing_is_built_after_the_first_steps(name: str) -> None:
-    step, built = LOOPS[name](), []
+    step = LOOPS[name]()
     result: Any = None
     for i in range(5):
         result = step(i)
     entries = current().entries
-    see = lambda f: built.append(f.why) if f.built else None  # noqa: E731
-    events.observers.append(see)
-    try:
+    with kt.strict():
         for i in range(5, 17):
             result = step(i)
-    finally:
-        events.observers.remove(see)
     del result
-    assert built == [] and current().entries == entries
+    assert current().entries == entries
+
+
+def test_a_loop_that_keeps_building_is_told_of_once() -> None:
+    def step(n: int) -> float:
+        return (kt.ones(n) * 2.0).sum().item()
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for n in range(3, 40):
+            assert step(n) == 2 * n
+    (warning,) = told
+    assert warning.filename == __file__ and "ones" in str(warning.message) and "((12,)" in str(warning.message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(30):
+            step(7)
+
+
+def test_strict_refuses_to_build_and_leaves_all_as_it_was() -> None:
+    training, x, y = Training(), kt.tensor(XB.numpy()[:17]), kt.tensor(YB.numpy()[:17])
+    for _ in range(3):
+        training.step()
+    before = [p.numpy() for p in training.model.parameters()]
+    with pytest.raises(kt.Error, match=r"strict: .*test_fast_path\.py:\d+, since: .*float32\[17, 8\]"), kt.strict():
+        training.step()
+        before = [p.numpy() for p in training.model.parameters()]
+        training.step(x, y)
+    for a, p in zip(before, training.model.parameters(), strict=True):
+        np.testing.assert_array_equal(a, p.numpy())
+    square = kt.compile(lambda x: x * x)
+    x = kt.ones(3)
+    with pytest.raises(kt.Error, match=r"strict: .*<lambda> would be traced first"), kt.strict():
+        square(x)
+    square(x)
+    with kt.strict():
+        square(x)
 
 
 def test_an_evaluation_never_looked_at_is_computed_as_it_goes() -> None:

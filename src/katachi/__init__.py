@@ -47,6 +47,7 @@ from katachi.tensor.arrange import (
     triu,
     unstack,
 )  # fmt: skip
+from katachi.tensor.building import strict
 from katachi.tensor.compiled import compile
 from katachi.tensor.control import cond, scan, while_loop
 from katachi.tensor.creation import (

@@ -83,6 +83,11 @@ def describe(site: object) -> str:
     """`file.py:12`, or nothing known."""
     if not isinstance(site, tuple):
         return "an unknown line"
+    return "{}:{}".format(*line(site))
+
+
+def line(site: Site) -> tuple[str, int]:
+    """The file and the number of the line."""
     code, offset = site
-    line = next(itertools.islice(code.co_positions(), offset // 2, None), (None,))[0]
-    return f"{code.co_filename}:{line}"
+    number = next(itertools.islice(code.co_positions(), offset // 2, None), (None,))[0]
+    return code.co_filename, number or 0

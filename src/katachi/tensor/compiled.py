@@ -141,6 +141,8 @@ class Compiled:
         from katachi.tensor.search import find  # only who compiles needs it
 
         why = self._why(key)
+        if outer.builds.strict:
+            raise Error(f"strict: {self.name} would be {why}")
         guards = find([(self.name, self.f), *_arguments(self.f, key)])
         for i, x in enumerate(leaves):
             settle(x)

@@ -21,7 +21,8 @@ from katachi.errors import Error
 from katachi.graph.node import Node, toposort
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
-from katachi.tensor.entry import Entry, unlike
+from katachi.tensor.building import Builds
+from katachi.tensor.entry import Entry
 from katachi.tensor.handle import LOST, Cell, Handle, handle
 from katachi.tensor.modes import modes
 from katachi.tensor.recording import Recording
@@ -71,6 +72,7 @@ class Trace:
         self.taken = False
         self.inner: Trace | None = None  # of what runs while this one is taken
         self.nested = False  # this is one
+        self.builds = Builds()
         self.uses_state = False
         self.around: Any = None  # the modes of the one around it
         self.reset()
@@ -393,8 +395,10 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
     key = (tuple([h._slot - base for h in live]), tuple([s - base for s in t.written.values()]))
     finish = e.programs.get(key)
-    built = finish is None
-    why = unlike(e) if built else ""
+    built, why = finish is None, ""
+    t.builds.flushes += 1
+    if built:
+        why = t.builds.note(e)
     t.committed = False
     if finish is None:
         finish = e.programs[key] = Finish(t, *key)

@@ -1,0 +1,71 @@
+"""Loops that keep building programs: said once, or an error within `kt.strict()`."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from katachi.errors import Error
+from katachi.graph.site import Site, describe, line
+from katachi.tensor.entry import Entry, unlike
+
+RECENT, MANY = 20, 10  # flushes that are looked at; of so many built at one line is told
+
+REMEDY = (
+    "Sizes that differ from step to step are best made equal (drop or pad the last batch, pad to a few lengths); "
+    "numbers, tensors; kt.explain(step) shows what is built"
+)
+
+
+class Builds:
+    """What one thread's latest flushes built: the number of the flush, and the line where the work ends."""
+
+    def __init__(self) -> None:
+        self.strict = False
+        self.flushes = 0
+        self.recent: deque[tuple[int, Site]] = deque()
+        self.told: set[Site] = set()
+
+    def note(self, e: Entry) -> str:
+        """A program is about to be built for the work that ends with entry e; gives the reason. Raises Error within
+        `kt.strict()`, and warns once where a loop keeps building."""
+        why, site = unlike(e), e.sites[-1]
+        if self.strict:
+            raise Error(
+                f"strict: a program would be built for the work that ends with {e.op.name} at {describe(site)}, since: "
+                f"{why}. {REMEDY}"
+            )
+        self.recent.append((self.flushes, site))
+        while self.recent[0][0] <= self.flushes - RECENT:
+            self.recent.popleft()
+        if site not in self.told and sum(1 for _, s in self.recent if s == site) >= MANY:
+            self.told.add(site)
+            often = f"{MANY} of the last {RECENT} programs that ran, all of them ending at this line, were built anew"
+            warnings.warn_explicit(f"{often}, the latest since: {why}. {REMEDY}", UserWarning, *line(site))
+        return why
+
+
+@contextmanager
+def strict() -> Iterator[None]:
+    """Within it, building a program is an Error that says why it would be: for tests and benchmarks of loops that have
+    run a few steps.
+
+    >>> import katachi as kt
+    >>> def step(): return (kt.ones(3) * 2).sum().item()
+    >>> _ = step(), step()
+    >>> with kt.strict(): step()
+    6.0
+    """
+    from katachi.tensor.trace import current, flush
+
+    t = current()
+    before = t.builds.strict
+    flush(t)
+    t.builds.strict = True
+    try:
+        yield
+        flush(t)
+    finally:
+        t.builds.strict = before
