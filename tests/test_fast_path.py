@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 import katachi as kt
 from katachi import nn, optim
 from katachi.nn import functional as F
-from katachi.tensor import events
+from katachi.tensor import events, keeping
 from katachi.tensor.trace import current
+
+pytestmark = pytest.mark.filterwarnings("ignore:10 of the last 20 programs")
 
 RNG = np.random.default_rng(0)
 X, Y = kt.tensor(RNG.normal(size=(1024, 8)).astype(np.float32)), kt.tensor(RNG.integers(0, 4, 1024))
@@ -427,3 +429,40 @@ def test_joining_and_adding_a_thousand_tensors(device: str) -> None:
         np.testing.assert_array_equal(kt.concat(xs, 0).numpy(), np.concatenate(arrays))
         total: Any = sum(x.freeze() for x in xs)
         np.testing.assert_array_equal(total.numpy(), sum(arrays))
+
+
+# ---- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def test_programs_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "KEPT", 4_000_000)
+    kt.clear_caches()
+    training = Training()
+    data = {n: (kt.tensor(X.numpy()[:n]), kt.tensor(Y.numpy()[:n])) for n in range(20, 100)}
+    most, losses = 0, {}
+    for n, (x, y) in data.items():
+        losses[n] = training.step(x, y)[1].item()
+        most = max(most, kt.memory.report().programs)
+    assert 2_000_000 < most <= 4_200_000
+    assert len(current().kept.programs) < 40 and current().entries < 800
+    with kt.strict():
+        for n in (99, 98, 97):
+            training.step(*data[n])
+    training.step(*data[20])  # was forgotten, and is built again
+    assert all(np.isfinite(x) for x in losses.values())
+
+
+def test_clearing_forgets_programs_and_nothing_else() -> None:
+    training, kept = Training(), []
+    for _ in range(3):
+        kept.append(training.step()[1])
+    pending, total = kept[0] * 2.0, kept[0].item()
+    kt.clear_caches()
+    assert kt.memory.report().programs == 0 and "programs" in str(kt.memory.report())
+    assert pending.item() == 2 * total
+    with pytest.raises(kt.Error, match="strict"), kt.strict():
+        training.step()
+    training.step()
+    training.step()
+    with kt.strict():
+        training.step()

@@ -69,6 +69,9 @@ def test_an_instruction_begins_where_it_does() -> None:
 
     codes = [function.__code__, *[c for c in function.__code__.co_consts if isinstance(c, CodeType)]]
     for code in codes:
-        real = [i.offset for i in dis.get_instructions(code)]  # without caches
+        instructions = list(dis.get_instructions(code))  # without caches
+        names = [i.opname for i in instructions]
         for offset in range(0, len(code.co_code), 2):
-            assert beginnings(((code, offset),)) == ((code, max(o for o in real if o <= offset)),), sys.version
+            k = max(k for k, i in enumerate(instructions) if i.offset <= offset)
+            k -= names[k] == "CALL" and names[k - 1] == "PRECALL"  # one call is two instructions, in Python 3.11
+            assert beginnings(((code, offset),)) == ((code, instructions[k].offset),), sys.version

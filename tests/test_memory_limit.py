@@ -83,7 +83,7 @@ def test_what_is_reported_is_what_values_take() -> None:
     assert after.live == before.live and after.peak == before.live + 4000 and after.kept >= 4000
     text = str(after)
     assert f"{after.live:,} B" in text and f"{after.peak:,} B" in text and "none" in text
-    assert len({len(row) for row in text.splitlines()}) == 1 and len(text.splitlines()) == 4
+    assert len({len(row) for row in text.splitlines()}) == 1 and len(text.splitlines()) == 5
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -216,6 +216,7 @@ from katachi.tensor.searching import (
 from katachi.tensor.shaped import Shaped, shape_vars
 from katachi.tensor.tensor import Tensor, Variable, is_variable
 from katachi.tensor.tensor import evaluate as eval
+from katachi.tensor.trace import clear_caches
 
 __version__ = "0.1.0"
 _ROOMS = ("nn", "optim", "data", "train", "io")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from katachi.graph.sizes import Shape
 class Aval:
     """What is known of a value before it is computed. Interned by `aval`, so equal means identical."""
 
-    __slots__ = ("device", "dtype", "shape", "tracked")
+    __slots__ = ("__weakref__", "device", "dtype", "shape", "tracked")
 
     shape: Shape
     dtype: DType
@@ -25,7 +27,8 @@ class Aval:
         return f"{self.dtype.name}{list(self.shape)}"
 
 
-_avals: dict[tuple[Shape, DType, str, bool], Aval] = {}
+_avals: weakref.WeakValueDictionary[tuple[Shape, DType, str, bool], Aval] = weakref.WeakValueDictionary()
+_making = threading.RLock()  # a signal handler may need it as well
 
 
 def aval(shape: Shape, dtype: DType, device: str, tracked: bool) -> Aval:
@@ -33,9 +36,10 @@ def aval(shape: Shape, dtype: DType, device: str, tracked: bool) -> Aval:
     key = (shape, dtype, device, tracked)
     found = _avals.get(key)
     if found is None:
-        found = Aval()
-        found.shape, found.dtype, found.device, found.tracked = key
-        found = _avals.setdefault(key, found)
+        new = Aval()
+        new.shape, new.dtype, new.device, new.tracked = key
+        with _making:
+            found = _avals.setdefault(key, new)
     return found
 
 

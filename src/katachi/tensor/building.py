@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 from katachi.errors import Error
 from katachi.graph.site import Site, describe, line
-from katachi.tensor.entry import Entry, unlike
+from katachi.tensor.entry import NEW, Entry, unlike
 
 RECENT, MANY = 20, 10  # flushes that are looked at; of so many built at one line is told
 
 REMEDY = (
-    "Sizes that differ from step to step are best made equal (drop or pad the last batch, pad to a few lengths); "
-    "numbers, tensors; kt.explain(step) shows what is built"
+    "Sizes that differ from step to step are best made equal: drop or pad the last batch, pad to a few lengths; "
+    "kt.explain(step) shows what is built"
 )
 
 
@@ -37,6 +37,8 @@ class Builds:
                 f"strict: a program would be built for the work that ends with {e.op.name} at {describe(site)}, since: "
                 f"{why}. {REMEDY}"
             )
+        if why == NEW:
+            return why
         self.recent.append((self.flushes, site))
         while self.recent[0][0] <= self.flushes - RECENT:
             self.recent.popleft()

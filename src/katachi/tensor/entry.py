@@ -12,6 +12,9 @@ from katachi.tensor.modes import Modes
 from katachi.tensor.tape import Link
 
 
+NEW = "first seen"  # why a program is built that is like no other
+
+
 class Op:
     """An operation as the user knows it: a name for messages and what it builds of its operands' nodes.
 
@@ -132,7 +135,7 @@ def unlike(e: Entry) -> str:
         for other in others[::-1]:  # the latest first
             if other is not entry and other.op.name == entry.op.name and other.sites == entry.sites:
                 return f"{entry.op.name} at {describe(entry.sites[-1])}: {_difference(other, entry)}"
-    return "first seen"
+    return NEW
 
 
 def _difference(old: Entry, new: Entry) -> str:

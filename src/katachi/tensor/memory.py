@@ -8,6 +8,7 @@ from typing import Any
 
 from katachi.devices import memory
 from katachi.devices.memory import Usage
+from katachi.tensor.trace import programs_kept
 
 UNITS = {"B": 1, "KB": 10**3, "KIB": 1 << 10, "MB": 10**6, "MIB": 1 << 20, "GB": 10**9, "GIB": 1 << 30}
 
@@ -61,15 +62,20 @@ def limit(size: int | str | None) -> Limited:
 @dataclass(frozen=True)
 class Report:
     """Bytes. `live`: of all computed values; `peak`: the most that they and a running program's temporaries took;
-    `limit`: of both, None without one; `kept`: of memory that waits to be used again. `str()` is a table."""
+    `limit`: of both, None without one; `kept`: of memory that waits to be used again; `programs`: roughly, of what was
+    built and is kept for later steps. `str()` is a table."""
 
     live: int
     peak: int
     limit: int | None
     kept: int
+    programs: int
 
     def __str__(self) -> str:
-        rows = (("live", self.live), ("peak", self.peak), ("limit", self.limit), ("kept for reuse", self.kept))
+        rows: tuple[tuple[str, int | None], ...] = (
+            ("live", self.live), ("peak", self.peak), ("limit", self.limit), ("kept for reuse", self.kept),
+            ("programs", self.programs),
+        )  # fmt: skip
         texts = [(name, "none" if n is None else f"{n:,} B") for name, n in rows]
         width = max(len(text) for _, text in texts)
         return "\n".join(f"{name:<14}  {text:>{width}}" for name, text in texts)
@@ -82,7 +88,7 @@ def report() -> Report:
     >>> x = kt.zeros(1000); before = kt.memory.report().live; kt.eval(x); kt.memory.report().live - before
     4000
     """
-    return Report(Usage.live, Usage.peak, Usage.limit, memory.kept())
+    return Report(Usage.live, Usage.peak, Usage.limit, memory.kept(), programs_kept())
 
 
 def reset_peak() -> None:

@@ -102,6 +102,7 @@ class Finish:
 
     def __init__(self, t: Trace, live: tuple[int, ...], written: tuple[int, ...]) -> None:
         path, slots = t.entry.path(), t.entry.slots()
+        self.used = 0  # which of the thread's flushes was the last that it ended
         self.nodes = [slots[s] for s in live]
         self.tracked = any(n.tracked for n in self.nodes)
         used = frozenset().union(*[e.consumed for e in path])

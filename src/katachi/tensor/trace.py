@@ -24,6 +24,7 @@ from katachi.tensor import events
 from katachi.tensor.building import Builds
 from katachi.tensor.entry import Entry
 from katachi.tensor.handle import LOST, Cell, Handle, handle
+from katachi.tensor.keeping import Kept
 from katachi.tensor.modes import modes
 from katachi.tensor.recording import Recording
 from katachi.tensor.running import Run, catch_up, locked, readable
@@ -72,7 +73,7 @@ class Trace:
         self.taken = False
         self.inner: Trace | None = None  # of what runs while this one is taken
         self.nested = False  # this is one
-        self.builds = Builds()
+        self.builds, self.kept = Builds(), Kept()
         self.uses_state = False
         self.around: Any = None  # the modes of the one around it
         self.reset()
@@ -81,8 +82,9 @@ class Trace:
 
     def reset(self) -> None:
         """A new walk from the root."""
-        if self.entries > MOST_ENTRIES:
-            self.root, self.entries, self.settings = Entry(None), 0, {}
+        if self.entries > MOST_ENTRIES or self.kept.seen != Kept.cleared:
+            self.root, self.entries, self.settings, self.kept = Entry(None), 0, {}, Kept()
+            self.known, self.last = (self.root, []), self.root
         self.base = next(_bases)  # the base first: who reads the rest for another thread looks at it
         self.entry = self.root
         self.handles: list[Handle] = []  # imported, in order
@@ -352,6 +354,26 @@ def _enter(fresh: Sequence[Handle]) -> list[Buffer]:
     return [readable(x._value) if x._cell is not None else x._value for x in fresh]  # type: ignore[arg-type, misc]
 
 
+def clear_caches() -> None:
+    """Forget the programs that loops have built, in every thread: each does so at its next flush. What
+    `kt.compile` keeps belongs to the compiled functions, machine code on disk to KATACHI_CACHE.
+
+    >>> import katachi as kt
+    >>> kt.clear_caches(); kt.memory.report().programs
+    0
+    """
+    Kept.cleared += 1
+    t = current()
+    flush(t)
+    if t.entry is t.root:
+        t.reset()
+
+
+def programs_kept() -> int:
+    """Bytes, roughly, of what threads keep for later steps."""
+    return sum(t.kept.bytes for t in _all() if t.kept.seen == Kept.cleared)
+
+
 def held_elsewhere(t: Trace) -> set[int]:
     """The ids of buffers that pending work of others than t will read."""
     return {id(v) for o in _all() if o is not t for v in o.values}
@@ -402,6 +424,9 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     t.committed = False
     if finish is None:
         finish = e.programs[key] = Finish(t, *key)
+        finish.used = t.builds.flushes
+        t.entries -= t.kept.add(e, key, finish)
+    finish.used = t.builds.flushes
     run = Run(finish.program, live, finish.nodes, list(t.written), t.close)
     held = held_elsewhere(t) if t.written else None
     entries = len(e.path()) if events.observers else 0
