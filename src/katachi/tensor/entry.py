@@ -11,7 +11,6 @@ from katachi.graph.site import Site, describe
 from katachi.tensor.modes import Modes
 from katachi.tensor.tape import Link
 
-
 NEW = "first seen"  # why a program is built that is like no other
 
 
