@@ -172,9 +172,14 @@ def custom_gradient(f: Callable[..., Any]) -> Callable[..., Any]:
         if not all(isinstance(x, Tensor) for x in args):
             raise GradientError(f"custom_gradient: arguments must be tensors, got {[type(x).__name__ for x in args]}")
         with changed(eager=False):
+            t = current()
             y, pull = f(*[x.freeze() for x in args])
-            gap = apply(HOLE, (), (y.shape, y.dtype, y.device))
-            found = pull(gap)
+            try:
+                t.unfinished += 1
+                gap = apply(HOLE, (), (y.shape, y.dtype, y.device))
+                found = pull(gap)
+            finally:
+                t.unfinished -= 1
             found = found if isinstance(found, tuple) else (found,)
             if len(found) != len(args):
                 raise GradientError(f"custom_gradient: {len(args)} arguments need as many gradients, got {len(found)}")
@@ -240,10 +245,12 @@ def vmap(
         t = current()
         before, start, stop = t.examples, len(t.refs), None
         try:
+            t.unfinished += 1
             with changed(eager=False):
                 result = _for_all(t, f, in_axes, out_axes, randomness, args, kwargs)
             stop = len(t.refs) - len(t.last.nodes)  # the last are the results
         finally:
+            t.unfinished -= 1
             inside, t.examples = t.examples - before, before
             _let_go(t, t.refs[start:stop], inside)
         if t.modes.eager:

@@ -128,21 +128,22 @@ def _loops(t: Trace, start: Entry) -> bool:
 
     Values with a graph would leave it for a later backward pass; then more must be pending.
     """
-    if t.nesting or t.recording is not None or t.examples or t.modes.tracing:
+    if t.nesting or t.unfinished or t.recording is not None or t.examples or t.modes.tracing:
         return False
     if start.ends:
         return True
-    head, enough = t.loop
-    if head is None:
+    head, at = t.loop
+    if head is None or start.weight > at + ENOUGH:  # none is known, or it has ended
         path = start.path()
+        path = path[len(path) // 2 :] if head is not None else path
         often = Counter(e.sites for e in path)
         least = min((n for n in often.values() if n > 1), default=0)
         # the first of the outermost loop's, which may have been there once more than the others
         head = next((e.sites for e in path if 1 < often[e.sites] <= least + 1), None)
-    if head is None:
-        t.loop = None, 2 * start.weight
-        return False
-    t.loop = head, enough
+        if head is None:
+            t.loop = None, 2 * start.weight
+            return False
+        t.loop = head, start.weight
     if head == beginnings(frames(_frame(2))):
         tracked = any((h := r()) is not None and h._aval.tracked for r in t.refs)
         start.ends = not tracked or start.weight >= TRACKED * ENOUGH
@@ -349,8 +350,8 @@ def _record(
                 f"{op.name}({', '.join(map(_show, operands))}): a result {n.aval!r} has {count(n.shape):,} elements, "
                 "which no machine can address"
             )
-    if not writes and not op.contextual:  # a result that is an operand's own node would have the operand's gradient
-        same = [n.tracked and (n.primitive == "input" or n in nodes) for n in e.nodes]
+    if not writes:  # a result that is an operand's own node would have the operand's gradient
+        same = [n.tracked and (n.primitive == "input" or (n in nodes and not op.contextual)) for n in e.nodes]
         e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, same, strict=True))
     if writes and not t.examples.isdisjoint(toposort(e.nodes)):
         raise Error(f"{op.name}: inside vmap the new value differs from example to example, and state has only one")

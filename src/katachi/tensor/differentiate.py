@@ -201,6 +201,7 @@ class _Run:
             return (place.get(id(h._origin), -1), h._node) if h._origin.__class__ is Tape else None
 
         entered = [*t.handles, *self.roots, *self.wanted]
+        entered += [h for h in (*self.seeds, *self.old) if h is not None]
         layout = Layout(
             len(self.roots),
             tuple([s is not None for s in self.seeds]),
@@ -247,7 +248,8 @@ class _Graph:
         for n, leaf in zip(
             [*self.own, *e.leaf_nodes], [*t.leaves, *[h for h in fresh if h._origin is LEAF]], strict=True
         ):
-            at_leaf[run.number[id(leaf)]].append(n)
+            if id(leaf) in run.number:
+                at_leaf[run.number[id(leaf)]].append(n)
         for tape, copies in zip(run.tapes, u.leaf_nodes, strict=True):
             for (_, i), n in zip(tape.template.leaves, copies, strict=True):
                 at_leaf[run.number[id(tape.leaves[i])]].append(n)

@@ -87,7 +87,7 @@ class Entry:
     plain: bool  # one result, and nothing but tensors of this trace goes in
     cost: int  # nodes made for the path up to here
     weight: float  # of the path's computing, an operation that costs little but itself is 1
-    varied: bool  # numbers of the operation that was asked for are operands of this one
+    varied: Op | None  # the operation that was asked for, numbers of which are operands of this one
     ends: bool  # a loop begins anew behind it, and its program runs before that
     first: int  # slot of the first result
     end: int  # first slot after this entry
@@ -102,7 +102,7 @@ class Entry:
         self.children: dict[Any, Entry] = {}
         self.programs: dict[Any, Any] = {}
         self.first = self.end = self.cost = 0
-        self.weight, self.ends, self.varied = 0.0, False, False
+        self.weight, self.ends, self.varied = 0.0, False, None
         self.imports, self.nodes, self.leaf_nodes, self.writes = (), (), (), ()
         self.flushes, self.consumed, self.aliases = False, frozenset(), ()
 
@@ -140,7 +140,7 @@ def unlike(e: Entry) -> str:
 def _difference(old: Entry, new: Entry) -> str:
     if old.modes is not new.modes:
         return "in other modes"
-    if new.varied or len(old.wants) != len(new.wants):
+    if new.varied is not None or len(old.wants) != len(new.wants):
         return "a number varies, and is an operand from now on"
     if old.attrs != new.attrs:
         return f"settings {new.attrs}, not {old.attrs}"

@@ -115,7 +115,8 @@ class Finish:
         if taped:
             self._try_out(taped, used, leaf_nodes)
         extra = [n for n in self.template.kept if n.primitive != "input"]
-        replaces = {len(live) + i: k for i, k in enumerate(_replaced(path, written))}
+        keeps = {n.attrs["slot"] for n in self.template.kept if n.primitive == "input" and not n.attrs["scalar"]}
+        replaces = {len(live) + i: k for i, k in enumerate(_replaced(path, written)) if k not in keeps}
         self.program = compiler.build([*self.nodes, *[slots[s] for s in written], *extra], replaces)
         self.first_extra = len(live) + len(written)
 
@@ -292,7 +293,9 @@ class Unfolded:
         """n continues where handle h stands in its tape, or at `target` there."""
         source = h._origin
         if isinstance(source, Tape) and source.template is not GONE:
-            self.links[n] = self.place[id(source), target or h._node]
+            at = self.place.get((id(source), target or h._node))
+            if at is not None:
+                self.links[n] = at
         else:
             self.gone.add(n)
 
@@ -316,18 +319,28 @@ class Unfolded:
 
     def value(self, n: Node) -> Node:
         """The node that stands for n's value: what was kept, else n computed again from what was kept."""
-        if n not in self.tape_of:
-            return n
-        found = self.stand_in.get(n)
-        if found is None and n in self.links:  # computed again once before
-            found = self.stand_in[n] = self.value(self.links[n])
-        if found is None:
-            i, original = self.tape_of[n]
-            found = Node(n.primitive, tuple(self.value(x) for x in n.inputs), n.attrs, n.aval)
-            self.stand_in[n] = found
-            self.links[found] = n
-            self.computed.append((found, i, original))
-        return found
+        stack = [n]  # no recursion: a chain may be as long as the user's graph
+        while stack:
+            m = stack[-1]
+            again = m in self.links  # computed again once before
+            wanted = (self.links[m],) if again else m.inputs
+            missing = [x for x in wanted if x in self.tape_of and x not in self.stand_in]
+            if m not in self.tape_of or m in self.stand_in:
+                stack.pop()
+            elif missing:
+                stack += missing[::-1]
+            elif again:
+                self.stand_in[m] = self._known(self.links[m])
+            else:
+                i, original = self.tape_of[m]
+                found = Node(m.primitive, tuple(map(self._known, m.inputs)), m.attrs, m.aval)
+                self.stand_in[m] = found
+                self.links[found] = m
+                self.computed.append((found, i, original))
+        return self._known(n)
+
+    def _known(self, n: Node) -> Node:
+        return self.stand_in[n] if n in self.tape_of else n
 
     def order(self, outputs: Sequence[Node]) -> list[Node]:
         """All of the graph that `outputs` need, topologically: the tapes' copies, then the current trace."""

@@ -62,6 +62,7 @@ class Trace:
         self.settings: dict[Any, Any] = {}  # per place of the tree: the numbers that came there (`tensor/varying.py`)
         self.modes = modes()
         self.nesting = 0  # functions under differentiation that run now
+        self.unfinished = 0  # operations for which the user's function runs now, with stand-ins of theirs in the trace
         self.known: tuple[Entry, list[Node]] = (self.root, [])  # the node in every slot, as far as this entry
         self.context: Any = None  # what a contextual operation needs beside its operands
         self.last = self.root

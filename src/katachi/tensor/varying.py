@@ -9,14 +9,15 @@ place of a trace before, it is an operand there, and no further program is built
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from katachi.graph.site import beginnings, caller
 from katachi.tensor.apply import apply
-from katachi.tensor.entry import Op
+from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import Handle
-from katachi.tensor.trace import local
+from katachi.tensor.trace import current, local
 
 VARIES = object()
 
@@ -25,18 +26,27 @@ def apply_varying(op: Op, operands: Sequence[Any], attrs: tuple[Any, ...]) -> An
     """What `apply` does, with the numbers in `attrs` as operands where they vary: as `op.vary(operands, attrs)` has it,
     which gives another operation, its operands and attributes, or None if they have to stay."""
     t = local.trace
+    if t.taken:
+        t = current()
     e = t.entry.hot
-    varied = e is not None and e.varied
-    if not varied and (e is None or e.op is not op or e.attrs != attrs):
+    varies = e is not None and e.varied is op and _stands(e, sys._getframe(1))
+    if not varies and (e is None or e.op is not op or e.attrs != attrs):
         place = (op, beginnings(caller()), t.entry.end)
-        varied = t.settings.setdefault(place, attrs) != attrs
-        if varied:
+        varies = t.settings.setdefault(place, attrs) != attrs
+        if varies:
             t.settings[place] = VARIES
-    if varied:
-        other = op.vary(operands, attrs) if isinstance(operands[0], Handle) and op.vary is not None else None
-        varied = other is not None
-        op, operands, attrs = other or (op, operands, attrs)
+    other = op.vary(operands, attrs) if varies and isinstance(operands[0], Handle) and op.vary is not None else None
+    asked, (op, operands, attrs) = op, other or (op, operands, attrs)
     result = apply(op, operands, attrs)  # the only call, for where it stands is part of what a trace is known by
-    if varied:
-        t.last.varied = True
+    if other is not None:
+        t.last.varied = asked
     return result
+
+
+def _stands(e: Entry, frame: Any) -> bool:
+    """Whether the entry was asked for where the interpreter stands now: in `frame` and outwards."""
+    for code, offset in e.seen[1:]:  # the first is apply_varying itself
+        if frame.f_code is not code or frame.f_lasti != offset:
+            return False
+        frame = frame.f_back
+    return True
