@@ -180,7 +180,8 @@ def test_a_loop_that_has_ended_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("steps", "look"), [(600, -1), (600, 599), (450, 300)])
 def test_long_chains_of_products(steps: int, look: int) -> None:
-    w, x = kt.variable([1.0001, 0.9999], dtype=kt.float64), kt.ones(2, dtype=kt.float64)
+    w = kt.variable([1.0001, 0.9999], dtype=kt.float64)
+    x: Any = kt.ones(2, dtype=kt.float64)
     for i in range(steps):
         x = x * w
         if i == look:

@@ -37,7 +37,7 @@ def test_the_loop_in_the_readme_learns(device: str) -> None:
 
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_the_compiled_step_in_the_readme_learns(device: str) -> None:
-    *_, text = blocks(README, "python")
+    *_, text, _ = blocks(README, "python")
     names: dict[str, Any] = {}
     with kt.device(device):
         exec(compile(text, "README.md", "exec"), names)
@@ -47,6 +47,13 @@ def test_the_compiled_step_in_the_readme_learns(device: str) -> None:
         for _ in range(50):
             last = names["step"](x, y).item()
         assert last < first
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_the_evaluation_in_the_readme_builds_nothing_more(device: str) -> None:
+    *_, text = blocks(README, "python")
+    with kt.device(device):
+        exec(compile(text, "README.md", "exec"), {})
 
 
 def test_the_tour_is_as_it_says() -> None:
