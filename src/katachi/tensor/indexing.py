@@ -126,6 +126,11 @@ def getitem(x: Any, index: Any, /) -> Any:
         if pattern is None:
             pattern = _FIRST[x.shape] = (INT, *[(0, n, 1) for n in x.shape[1:]])
         return apply(INDEX, (x, inside(x, 0, index)), (pattern,))
+    if type(index) is slice and x.shape:  # so is this
+        rest = _REST.get(x.shape)
+        if rest is None:
+            rest = _REST[x.shape] = tuple([(0, n, 1) for n in x.shape[1:]])
+        return apply_varying(INDEX, (x,), ((slice_bounds(index, x.shape[0]), *rest),))
     parts = index if isinstance(index, tuple) else (index,)
     if not all(p is None or p is Ellipsis or p.__class__ in _PLAIN for p in parts):
         from katachi.tensor import advanced
@@ -139,6 +144,7 @@ def getitem(x: Any, index: Any, /) -> Any:
 
 _PLAIN = frozenset((int, slice))
 _FIRST: dict[tuple[int, ...], tuple[Any, ...]] = {}
+_REST: dict[tuple[int, ...], tuple[Any, ...]] = {}
 
 
 def basic(x: Any, parts: tuple[Any, ...]) -> tuple[list[int], tuple[Any, ...]]:
