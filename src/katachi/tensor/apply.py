@@ -34,7 +34,7 @@ from katachi.tensor.trace import ENOUGH, SPAN, Trace, arrive, current, enter, fl
 LARGEST = (1 << 63) - 1  # bytes of one value
 MOST_NODES = 50_000  # pending at once
 TRACKED = 20  # as much work must be pending where values with a graph are
-WEIGHT = 10_000  # elements or multiplications that weigh as much as an operation
+ELEMENTS, OPERATIONS = 40_000, 800_000  # of an element-wise operation, and of a product, that add one to its weight
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
 
@@ -363,7 +363,7 @@ def _record(
     t.known = (e, known)
     e.cost = t.entry.cost + next_serial() - before
     e.flushes = t.modes.eager or e.cost > MOST_NODES
-    e.weight = t.entry.weight + sum(1 + _work(n) / WEIGHT for n in e.nodes)
+    e.weight = t.entry.weight + sum(1 + _work(n) for n in e.nodes)
     e.plain = len(e.out_avals) == 1 and not (e.imports or e.numbers or e.writes or e.flushes)
     if t.nested:
         origin.site, origin.group = outer
@@ -371,7 +371,7 @@ def _record(
 
 
 def _work(n: Node) -> float:
-    return operations(n) if COSTS.get(n.primitive) == WHOLE else count(n.shape)
+    return operations(n) / OPERATIONS if COSTS.get(n.primitive) == WHOLE else count(n.shape) / ELEMENTS
 
 
 def _one_device(op: Op, operands: Sequence[Any], nodes: list[Node]) -> str:

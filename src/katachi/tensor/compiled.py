@@ -94,14 +94,14 @@ class Compiled:
             trees.flatten(kwargs, leaves, numbers) if kwargs else None,
             t.modes,
         )
-        given: list[Any] = []
+        given: Sequence[Any] = ()
         if numbers and key not in self.variants:
             key, given = self._open(key, numbers)
         for variant in self.variants.get(key, ()):
             passed = variant.passed(given) if given else ()
             everything = None if passed is None else variant.fits(leaves)
             if everything is not None:
-                return variant.run(t, everything, None, passed=passed or ())
+                return variant.run(t, everything, None, "", passed or ())
         if given:
             try:
                 return self._trace(t, key, leaves, given)

@@ -45,7 +45,7 @@ LOOKING_AHEAD = (
 R = TypeVar("R")
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 PATIENCE = 1000  # times, a millisecond apart
-ENOUGH = 500.0  # weight of pending work that is worth a program of its own, if a loop made it
+ENOUGH = 250.0  # weight of pending work that is worth a program of its own, if a loop made it
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
