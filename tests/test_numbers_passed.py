@@ -58,6 +58,13 @@ def test_one_program_for_all(name: str, device: str) -> None:
                 assert n <= (i < 2), (k, i)
 
 
+def countdown(x: Any, k: Any) -> Any:
+    while k > 0:
+        k = k - 1
+        x = x if k > 2 else x + 1.0
+    return x
+
+
 CONSTANTS: dict[str, Callable[[Any, Any], Any]] = {
     "a count": lambda x, k: sum([x * i for i in range(int(k))], x),
     "a mathematical function": lambda x, k: x * math.sqrt(k),
@@ -67,6 +74,8 @@ CONSTANTS: dict[str, Callable[[Any, Any], Any]] = {
     "a shape": lambda x, k: kt.zeros((int(k), 3)).sum() + x,
     "a tensor": lambda x, k: x + kt.tensor(k) + kt.full((3,), k),
     "returned": lambda x, k: (x, k)[0] * 1.0,
+    "counting down": lambda x, k: countdown(x, k * 100),
+    "counting up": lambda x, k: x * sum([0.001 * k for _ in range(500)], start=k),
     "an axis": lambda x, k: x.reshape((1, 2, 1, 3)).sum(int(k) % 4),
 }
 

@@ -15,6 +15,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+MOST = 64  # steps of arithmetic from a call's number on, and comparisons
 Compute = Callable[[Sequence[Any]], Any]  # from a call's numbers
 
 
@@ -32,10 +33,12 @@ class Condition(NamedTuple):
 class StandIn:
     """A number of a call that is traced: `value` now, `compute(numbers)` at later calls."""
 
-    __slots__ = ("compute", "conditions", "value")
+    __slots__ = ("compute", "conditions", "depth", "value")
 
-    def __init__(self, value: Any, compute: Compute, conditions: list[Condition]) -> None:
-        self.value, self.compute, self.conditions = value, compute, conditions
+    def __init__(self, value: Any, compute: Compute, conditions: list[Condition], depth: int = 0) -> None:
+        if depth > MOST or len(conditions) > MOST:  # a loop of Python's that counts with it
+            raise Needed
+        self.value, self.compute, self.conditions, self.depth = value, compute, conditions, depth
 
     @property
     def __class__(self) -> type:  # type: ignore[override]  # what isinstance asks
@@ -45,6 +48,8 @@ class StandIn:
         raise Needed
 
     def __bool__(self) -> bool:
+        if len(self.conditions) > MOST:
+            raise Needed
         self.conditions.append(Condition(lambda numbers: bool(self.compute(numbers)), bool(self.value)))
         return bool(self.value)
 
@@ -56,8 +61,9 @@ def _plain(x: Any) -> bool:
 def _arithmetic(f: Callable[[Any, Any], Any], swapped: bool = False) -> Callable[[StandIn, Any], Any]:
     def method(self: StandIn, other: Any) -> Any:
         mine, conditions = self.compute, self.conditions
+        depth = self.depth
         if type(other) is StandIn:
-            value, theirs = other.value, other.compute
+            value, theirs, depth = other.value, other.compute, max(depth, other.depth)
         elif _plain(other):
             value, theirs = other, lambda numbers: other
         else:
@@ -68,7 +74,7 @@ def _arithmetic(f: Callable[[Any, Any], Any], swapped: bool = False) -> Callable
             result, compute = f(self.value, value), lambda numbers: f(mine(numbers), theirs(numbers))
         if not _plain(result):  # complex
             raise Needed
-        return StandIn(result, compute, conditions)
+        return StandIn(result, compute, conditions, depth + 1)
 
     return method
 
@@ -85,7 +91,7 @@ def _comparison(f: Callable[[Any, Any], bool]) -> Callable[[StandIn, Any], Any]:
 
 def _unary(f: Callable[[Any], Any]) -> Callable[[StandIn], StandIn]:
     def method(self: StandIn) -> StandIn:
-        return StandIn(f(self.value), lambda numbers: f(self.compute(numbers)), self.conditions)
+        return StandIn(f(self.value), lambda numbers: f(self.compute(numbers)), self.conditions, self.depth + 1)
 
     return method
 
@@ -103,8 +109,3 @@ for _name in ("neg", "pos", "abs"):
     setattr(StandIn, f"__{_name}__", _unary(getattr(operator, _name)))
 for _name in ("float", "int", "index", "complex", "round", "trunc", "floor", "ceil", "str", "repr", "format", "divmod"):
     setattr(StandIn, f"__{_name}__", _needed)
-
-
-def number(x: Any) -> Any:
-    """The number itself where a stand-in stands for one."""
-    return x.value if type(x) is StandIn else x
