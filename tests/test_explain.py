@@ -61,6 +61,30 @@ def test_the_graph_names_every_node_that_another_one_reads(device: str) -> None:
         assert any("dot_general" in x and "linear" in x for x in lines) and any("SGD.step" in x for x in lines)
 
 
+def test_a_stretch_of_code_by_lines() -> None:
+    def total(n: int) -> float:
+        return (kt.ones(n) * 2.0).sum().item()
+
+    square = kt.compile(lambda x: x * x)
+    x = kt.tensor([2.0])
+    with kt.explain() as told:
+        for n in (3, 4, 5, 3, 4):
+            total(n)
+        square(x), square(x)
+        pending = x + 1.0  # computed at the end
+    first, compiled, last = told.lines.splitlines()
+    assert first.startswith(line_of(total)) and "5 ran" in first and "3 built" in first and "(5,)" in first
+    assert compiled.startswith("a compiled function") and "2 ran" in compiled and "1 built" in compiled
+    assert __file__ in last and "1 ran" in last
+    assert told.programs_built == 5 and pending.item() == 3.0
+    with pytest.raises(ZeroDivisionError), kt.explain() as told:
+        total(3)
+        raise ZeroDivisionError
+    assert len(told.flushes) == 1
+    total(3)
+    assert len(told.flushes) == 1
+
+
 @pytest.mark.parametrize("device", kt.devices())
 def test_why_a_program_was_built(device: str) -> None:
     def run(x: Any, power: int = 2, keep: bool = True) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from katachi.graph.site import Site
+
 
 class Flush(NamedTuple):
     """A program ran."""
@@ -13,6 +15,8 @@ class Flush(NamedTuple):
     built: bool  # made now, not found
     entries: int  # operations of the trace that it ends
     why: str = ""  # it was built
+    site: Site | None = None  # where the work ends, if it is a trace's
+    seconds: float = 0.0  # that building took
 
 
 observers: list[Callable[[Any], None]] = []

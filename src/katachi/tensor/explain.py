@@ -11,7 +11,7 @@ from katachi.devices.memory import Usage
 from katachi.graph.node import Node, toposort
 from katachi.graph.site import describe
 from katachi.tensor import events
-from katachi.tensor.trace import current, flush
+from katachi.tensor.trace import flush
 
 
 @dataclass
@@ -22,6 +22,23 @@ class Explanation:
     flushes: list[events.Flush] = field(default_factory=list)
     result: Any = None
     peak_bytes: int = 0  # the most that live values and a running program's temporaries took together
+
+    def __enter__(self) -> Explanation:
+        flush()
+        self._before, Usage.peak = Usage.peak, Usage.live
+        events.observers.append(self._see)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if error[0] is None:
+                flush()
+        finally:
+            events.observers.remove(self._see)
+            self.peak_bytes, Usage.peak = Usage.peak, max(self._before, Usage.peak)
+
+    def _see(self, ran: events.Flush) -> None:
+        self.flushes.append(ran)
 
     @property
     def programs_built(self) -> int:
@@ -51,6 +68,20 @@ class Explanation:
     def graph(self) -> str:
         """A line a node after the passes: number, type, primitive, operands, attributes, operation, the user's line."""
         return self._text(_graph_lines)
+
+    @property
+    def lines(self) -> str:
+        """A row for each line of code where programs ended: how often one ran, how many were built, what building took,
+        and the latest reason."""
+        rows: dict[str, list[events.Flush]] = {}
+        for f in self.flushes:
+            rows.setdefault(describe(f.site) if f.site else "a compiled function", []).append(f)
+        out: list[tuple[str, ...]] = []
+        for where, found in rows.items():
+            built = [f for f in found if f.built]
+            cost = f", {sum(f.seconds for f in built) * 1e3:.1f} ms: {built[-1].why}" if built else ""
+            out.append((where, f"{len(found):,} ran", f"{len(built):,} built{cost}"))
+        return "\n".join(_table(out))
 
     def _text(self, lines: Callable[[list[Launched]], list[str]]) -> str:
         out = []
@@ -111,21 +142,21 @@ def _short(x: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def explain(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """Run `step(*args, **kwargs)` with all pending work done before and after, and tell what ran.
+def explain(step: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Explanation:
+    """Run `step(*args, **kwargs)` with all pending work done before and after, and tell what ran. Without a step it is
+    a context that tells of what runs within: `print(told.lines)` shows it by lines of code.
 
     >>> import katachi as kt
     >>> kt.explain(lambda: (kt.ones(3) + 1).sum().item()).result
     6.0
+    >>> with kt.explain() as told:
+    ...     for n in (2, 3, 3): _ = (kt.ones(n) + 1).sum().item()
+    >>> len(told.flushes), told.programs_built
+    (3, 2)
     """
-    flush()
     told = Explanation()
-    before, Usage.peak = Usage.peak, Usage.live
-    events.observers.append(told.flushes.append)
-    try:
+    if step is None:
+        return told
+    with told:
         told.result = step(*args, **kwargs)
-        flush(current())
-    finally:
-        events.observers.remove(told.flushes.append)
-        told.peak_bytes, Usage.peak = Usage.peak, max(before, Usage.peak)
     return told

@@ -423,8 +423,11 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     if built:
         why = t.builds.note(e)
     t.committed = False
+    seconds = 0.0
     if finish is None:
+        start = time.perf_counter()
         finish = e.programs[key] = Finish(t, *key)
+        seconds = time.perf_counter() - start
         finish.used = t.builds.flushes
         t.entries -= t.kept.add(e, key, finish)
     finish.used = t.builds.flushes
@@ -432,7 +435,7 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     held = held_elsewhere(t) if t.written else None
     entries = len(e.path()) if events.observers else 0
     run(t.values, t.scalars, held, (lambda results: finish.tape(t, results)) if finish.tracked else None)
-    return events.Flush(run.program, built, entries, why)
+    return events.Flush(run.program, built, entries, why, e.sites[-1], seconds)
 
 
 def _defer(t: Trace) -> Deferred:
