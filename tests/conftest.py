@@ -17,7 +17,7 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache"
 os.environ.setdefault("KATACHI_CACHE", str(CACHE / f"katachi-{sys.implementation.cache_tag}"))
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-settings.register_profile("katachi", deadline=None, derandomize=True, max_examples=25, suppress_health_check=SLOW)
+settings.register_profile("katachi", deadline=None, derandomize=True, max_examples=20, suppress_health_check=SLOW)
 settings.register_profile("explore", deadline=None, max_examples=300, suppress_health_check=SLOW)
 settings.load_profile("katachi")
 

@@ -278,7 +278,7 @@ def movements(draw: st.DrawFn, feeds: Feeds, dtype: DType = float32) -> Node:
     return x
 
 
-@settings(max_examples=int(os.environ.get("KATACHI_EXAMPLES", "25")), deadline=None)
+@settings(max_examples=int(os.environ.get("KATACHI_EXAMPLES", "20")), deadline=None)
 @given(st.data())
 def test_movement_chains(data: st.DataObject) -> None:
     feeds = Feeds()

@@ -35,7 +35,7 @@ def tool() -> ModuleType:
 
 
 def test_killed_runs_go_on(tool: ModuleType, tmp_path: Path) -> None:
-    happened = tool.hunt(6, tmp_path, seed=7, epochs=15)
+    happened = tool.hunt(4, tmp_path, seed=7, epochs=15)
     assert happened["while training"] + happened["while saving"] >= 2, happened
 
 

@@ -41,7 +41,7 @@ LOWERED = ("scatter", "pad", "dynamic_slice", "dynamic_update_slice", "cumulativ
 
 @pytest.mark.parametrize("name", LOWERED)
 def test_samples_equal_the_reference(name: str) -> None:
-    @settings(max_examples=int(os.environ.get("KATACHI_EXAMPLES", "25")), deadline=None, derandomize=True,
+    @settings(max_examples=int(os.environ.get("KATACHI_EXAMPLES", "20")), deadline=None, derandomize=True,
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(SAMPLES[name])
     def run(sample: Sample) -> None:
