@@ -52,6 +52,21 @@ def test_samples_equal_the_reference(name: str) -> None:
     run()
 
 
+@pytest.mark.parametrize(
+    ("shape", "count"), [((1, 2, 0), 0), ((1, 16, 0), 0), ((2, 3, 0), 0), ((1, 2, 3), 0), ((2, 0, 3), 4)]
+)
+def test_a_scatter_of_nothing(shape: tuple[int, ...], count: int) -> None:
+    for dtype, combine in ((np.float64, "set"), (np.float32, "add")):
+        feeds = Feeds()
+        arrays = (
+            np.ones(shape, dtype),
+            np.zeros((shape[0], count, 1), np.int64),
+            np.ones((shape[0], count, shape[1]), dtype),
+        )
+        node = make("scatter", *map(feeds, arrays), axes=(2,), batch=1, combine=combine)
+        check([node, make("negate", node)], feeds)
+
+
 COMBINATIONS = [(d, c) for d in (uint8, int32, int64, float32, float64) for c in ("set", *COMBINES)]
 
 

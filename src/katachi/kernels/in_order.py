@@ -49,6 +49,8 @@ def lower_in_order(
     memory, out = {x: rows[x] for x in inputs}, Array(rows[node], node.dtype)
     if node.primitive != "scatter":
         return [_cumulative(Lowerer(memory), node, out.row)], 0
+    if not count(node.inputs[2].shape):  # nothing is written; the places may not exist either
+        return [_copy(Lowerer(dict(memory)), node, None, out)], 0
     positions, places = _positions_and_places(node)
     if node.attrs["combine"] == "add" and node.dtype is float32 and positions > FEW:
         few = positions < min(places, 2**31)
