@@ -120,12 +120,9 @@ def _integer_power(x: Node, exponent: int) -> Node:
 
 def _vary_power(operands: Sequence[Any], attrs: tuple[Any, ...]) -> Any:
     (x,), (exponent,) = operands, attrs
-    # small ones have derivatives of their own; large ones are no floats
-    return (
-        (POW, (x, exponent), ())
-        if x.dtype.is_floating and not -3 < exponent < 3 and exponent.bit_length() <= 24
-        else None
-    )
+    # x**0 to x**2 have simpler derivatives, and float32 cannot hold integers of more than 24 bits
+    varies = x.dtype.is_floating and not -3 < exponent < 3 and exponent.bit_length() <= 24
+    return (POW, (x, exponent), ()) if varies else None
 
 
 INTEGER_POWER = Op("pow", _integer_power, upcast=1, vary=_vary_power)

@@ -45,9 +45,8 @@ class Op:
 
 
 class Import(NamedTuple):
-    """What must be known of a computed tensor that enters a trace: what it is, not which program made it.
-
-    running = running + loss      every step: a constant, or (Tape) a value with a graph, and loss the same
+    """What must be known of a computed tensor that enters a trace: what it is, not which program made it. So
+    `running = running + loss` is the same operation in every step, though each step's program makes another `running`.
     """
 
     aval: Aval
@@ -86,9 +85,9 @@ class Entry:
     out_avals: tuple[Aval, ...]
     plain: bool  # one result, and nothing but tensors of this trace goes in
     cost: int  # nodes made for the path up to here
-    weight: float  # of the path's computing, an operation that costs little but itself is 1
+    weight: float  # work of the path up to here: 1 an operation, and more for large ones
     varied: Op | None  # the operation that was asked for, numbers of which are operands of this one
-    ends: bool  # a loop begins anew behind it, and its program runs before that
+    ends: bool  # the user's loop starts its next iteration after it; the program runs before that
     first: int  # slot of the first result
     end: int  # first slot after this entry
     leaf_nodes: tuple[Node, ...]  # nodes of this entry that are a leaf's value

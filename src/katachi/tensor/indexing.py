@@ -5,6 +5,7 @@ An int is an argument of the program, a slice is part of it.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -122,15 +123,9 @@ def getitem(x: Any, index: Any, /) -> Any:
     ([30, 0], [10, 20, 30])
     """
     if type(index) is int:  # the common case, short
-        pattern = _FIRST.get(x.shape)
-        if pattern is None:
-            pattern = _FIRST[x.shape] = (INT, *[(0, n, 1) for n in x.shape[1:]])
-        return apply(INDEX, (x, inside(x, 0, index)), (pattern,))
+        return apply(INDEX, (x, inside(x, 0, index)), ((INT, *_rest(x.shape)),))
     if type(index) is slice and x.shape:  # so is this
-        rest = _REST.get(x.shape)
-        if rest is None:
-            rest = _REST[x.shape] = tuple([(0, n, 1) for n in x.shape[1:]])
-        return apply_varying(INDEX, (x,), ((slice_bounds(index, x.shape[0]), *rest),))
+        return apply_varying(INDEX, (x,), ((slice_bounds(index, x.shape[0]), *_rest(x.shape)),))
     parts = index if isinstance(index, tuple) else (index,)
     if not all(p is None or p is Ellipsis or p.__class__ in _PLAIN for p in parts):
         from katachi.tensor import advanced
@@ -143,8 +138,12 @@ def getitem(x: Any, index: Any, /) -> Any:
 
 
 _PLAIN = frozenset((int, slice))
-_FIRST: dict[tuple[int, ...], tuple[Any, ...]] = {}
-_REST: dict[tuple[int, ...], tuple[Any, ...]] = {}
+
+
+@functools.lru_cache(maxsize=1024)
+def _rest(shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """The pattern of all axes but the first, whole."""
+    return tuple([(0, n, 1) for n in shape[1:]])
 
 
 def basic(x: Any, parts: tuple[Any, ...]) -> tuple[list[int], tuple[Any, ...]]:
