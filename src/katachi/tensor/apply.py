@@ -16,7 +16,8 @@ import numpy as np
 
 from katachi.errors import DeviceError, DTypeError, Error, OutOfMemoryError
 from katachi.graph import build as b
-from katachi.graph.costs import COSTS, WHOLE, operations
+from katachi.graph.attention import FIRST_MASK
+from katachi.graph.costs import operations
 from katachi.graph.dtypes import DType, as_dtype, float32, promote, promote_scalar
 from katachi.graph.halves import HALVES, half_of, round_to, upcast
 from katachi.graph.node import Node, aval, next_serial, toposort
@@ -33,7 +34,7 @@ from katachi.tensor.trace import ENOUGH, SPAN, Trace, arrive, current, enter, fl
 
 LARGEST = (1 << 63) - 1  # bytes of one value
 MOST_NODES = 50_000  # pending at once
-TRACKED = 20  # as much work must be pending where values with a graph are
+TRACKED = 20  # times ENOUGH must be pending before a loop's work is computed that leaves values with a graph
 ELEMENTS, OPERATIONS = 40_000, 800_000  # of an element-wise operation, and of a product, that add one to its weight
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
@@ -69,7 +70,7 @@ def apply(
         t.taken = True
         start, base = t.entry, t.base
         e = start.hot
-        if e is None and trace is None and (start.ends or start.weight >= t.loop[1]) and _loops(t, start):
+        if e is None and trace is None and (start.ends or start.weight >= t.loop[1]) and _loop_starts_again(t, start):
             flush(t)
             start, base = t.entry, t.base
             e = start.hot
@@ -120,7 +121,7 @@ def apply(
         raise
 
 
-def _loops(t: Trace, start: Entry) -> bool:
+def _loop_starts_again(t: Trace, start: Entry) -> bool:
     """Whether a loop of the user's begins anew behind this entry, that much is pending, and that it may be computed:
 
         for x, y in batches:                                      # a few iterations are one program,
@@ -371,7 +372,10 @@ def _record(
 
 
 def _work(n: Node) -> float:
-    return operations(n) / OPERATIONS if COSTS.get(n.primitive) == WHOLE else count(n.shape) / ELEMENTS
+    """Of a node, in the unit of `Entry.weight`."""
+    if n.primitive in ("dot_general", "convolution", "sort", *FIRST_MASK):
+        return operations(n) / OPERATIONS
+    return max([count(x.shape) for x in (n, *n.inputs)]) / ELEMENTS
 
 
 def _one_device(op: Op, operands: Sequence[Any], nodes: list[Node]) -> str:
