@@ -70,14 +70,14 @@ def test_a_convolutional_step_contains_no_reference_step() -> None:
 
 
 @pytest.mark.parametrize("name", list(STEPS))
-def test_a_new_batch_size_builds_one_program_and_no_kernel(name: str) -> None:
+def test_a_new_batch_size_builds_neither_program_nor_kernel(name: str) -> None:
     with kt.device("cpu"):
         step = training_step(*STEPS[name])
         step()
         step()
         for batch in (STEPS[name][1] + 3, 57, 19):
             told = kt.explain(step, batch)
-            assert (told.programs_built, told.kernels_compiled) == (1, 0), batch
+            assert (told.programs_built, told.kernels_compiled) == (0, 0), batch
             assert kt.explain(step, batch).programs_built == 0
 
 

@@ -18,7 +18,7 @@ from katachi.devices.cpu import launch as launch_module
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.launch import load
 from katachi.devices.cpu.pool import Pool
-from katachi.devices.cpu.tasks import kernels_of
+from katachi.devices.cpu.tasks import kernels_of, parts_of
 from katachi.devices.reference import REFERENCE
 from katachi.errors import IndexBoundsError
 from katachi.graph.dtypes import (
@@ -91,7 +91,7 @@ def compiled(outputs: Sequence[Node], feeds: Feeds) -> list[Array]:
         assert group.kind != "reference", group
         for node in group.outputs:
             place(node, None)
-    launch = load(kernels_of(groups, index, len(groups)))
+    launch = load(kernels_of(*parts_of(groups, index, len(groups))))
     assert launch
     scratch = np.full(launch.scratch + 128, 0xA5, np.uint8)
     start = -scratch.ctypes.data % 64

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.costs import DEAR, DRAWN, SLOW, WINDOW, costing
 from katachi.graph.node import Node
+from katachi.graph.symint import always_equal
 from katachi.kernels import attention, convolution, in_order, matmul, unpool
 from katachi.kernels.lower import INDEX, Indices, ones_apart
 from katachi.kernels.matmul import base
@@ -118,7 +119,8 @@ def fuse(nodes: list[Node], outputs: Sequence[Node], lowerable: Callable[[Node],
         here = () if node.primitive in REDUCING else tuple(range(len(without_ones(node.shape))))
         for r, at in reads:
             # in stages, a second reader may come after the first one's result is written
-            if at != here or without_ones(r.shape) != without_ones(node.shape) or (r in group.reads and group.gone):
+            same = always_equal(without_ones(r.shape), without_ones(node.shape))
+            if at != here or not same or (r in group.reads and group.gone):
                 group.away.add(r)
         group.reads.update(r for r, _ in reads)
         group_of[node] = spot
@@ -326,7 +328,9 @@ def _fits(g: _Open, node: Node, inside: list[tuple[Node, Labels]]) -> bool:
     def at_home(in_full: bool) -> bool:
         """Whether everything from this group is read where the loops stand."""
         for r, at in inside:
-            reduced_value = r.primitive in REDUCING or (g.gone and without_ones(r.shape) == kept and kept != full)
+            reduced_value = r.primitive in REDUCING or (
+                g.gone and always_equal(without_ones(r.shape), kept) and not always_equal(kept, full)
+            )
             mine = list(range(len(kept))) if not in_full else kept_labels
             if list(at) != (mine if reduced_value else list(range(len(full)))):
                 return False
@@ -337,20 +341,20 @@ def _fits(g: _Open, node: Node, inside: list[tuple[Node, Labels]]) -> bool:
     if node.primitive in REDUCING:
         if not g.gone:  # a group of plain loops becomes the stage before a reduction of its shape
             return (
-                node.inputs[0].shape == g.full
+                always_equal(node.inputs[0].shape, g.full)
                 and bool(without_ones(tuple(n for i, n in enumerate(g.full) if i not in reduced(node))))
                 and any(r in g.roots for r, _ in inside)
                 and at_home(True)
                 and _turn(g, reduced(node))
             )
-        return node.inputs[0].shape == g.full and reduced(node) == g.gone and at_home(True)
+        return always_equal(node.inputs[0].shape, g.full) and reduced(node) == g.gone and at_home(True)
     shape = without_ones(node.shape)
     if not g.gone:
-        return shape == full and at_home(True)
-    if shape == kept:
+        return always_equal(shape, full) and at_home(True)
+    if always_equal(shape, kept):
         return at_home(False)
     # the whole shape again, row by row, after its rows were reduced: only where there are rows to share out
-    return shape == full and bool(kept) and bool(inside) and at_home(True)
+    return always_equal(shape, full) and bool(kept) and bool(inside) and at_home(True)
 
 
 def _turn(g: _Open, gone: tuple[int, ...]) -> bool:
@@ -398,6 +402,10 @@ def _read_back(g: _Open, nodes: list[Node]) -> set[Node]:
                 continue
             if x not in g.roots:
                 stages.setdefault(x, set()).update(stages[node])
-            elif x.primitive not in REDUCING and without_ones(x.shape) == full and max(stages[node]) > depth[x]:
+            elif (
+                x.primitive not in REDUCING
+                and always_equal(without_ones(x.shape), full)
+                and max(stages[node]) > depth[x]
+            ):
                 found.add(x)
     return found

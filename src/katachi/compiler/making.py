@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from katachi.compiler import bodies
 from katachi.compiler.fuse import Group, fuse
@@ -11,9 +12,8 @@ from katachi.compiler.passes import optimise
 from katachi.compiler.plan import plan
 from katachi.compiler.recipe import Cell, Recipe, Value
 from katachi.compiler.steps import Step, last_uses, nbytes
-from katachi.devices.cpu.launch import Kernels
 from katachi.devices.cpu.pool import pool
-from katachi.devices.cpu.tasks import kernels_of
+from katachi.devices.cpu.tasks import Loops, Template, kernels_of, parts_of
 from katachi.graph.costs import operations
 from katachi.graph.node import Node, toposort
 from katachi.kernels.loops import SCRATCH
@@ -31,8 +31,26 @@ def grouped(outputs: Sequence[Node], replaces: Mapping[int, int]) -> tuple[list[
     return outputs, *overwriting(groups, candidates)
 
 
+class Draft(NamedTuple):
+    """A recipe before its numbers are settled, which may be sizes."""
+
+    recipe: Recipe  # without parts, offsets and arena
+    parts: tuple[tuple[Sequence[Loops | Template], Sequence[Any]] | Step, ...]  # with bytes of scratch memory
+    made: list[list[int]]  # by step: the temporaries that it makes
+    last_used: list[list[int]]  # and those that nobody uses afterwards
+    bytes: dict[int, Any]  # of values, by row
+
+
 def make(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Recipe:
     """For the program that computes `outputs`, of which some replace inputs."""
+    d = draft(outputs, replaces)
+    parts = tuple(part if isinstance(part, Step) else kernels_of(*part) for part in d.parts)
+    planned = plan(d.made, d.last_used, d.bytes, {})
+    return d.recipe._replace(parts=parts, offsets=tuple(planned.offsets.items()), arena=planned.arena)
+
+
+def draft(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Draft:
+    """All that does not depend on how the arena is laid out and how work is divided."""
     outputs, groups, in_place = grouped(outputs, replaces)
     leaves = [n for n in toposort(outputs) if n.primitive == "input"]
     values = dict.fromkeys([*leaves, *[v for g in groups for v in g.outputs], *outputs])
@@ -51,10 +69,8 @@ def make(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Recipe:
     for g in groups:
         size.update({index[v]: row_steps(v, g.nodes)[-1] * v.dtype.itemsize * pool().threads for v in g.local})
     temporary = [[r for r in rows if r not in keep] for rows in made]
-    kept = {r: size[r] for r in keep - {cell.value.row for cell in cells}}
-    planned = plan(temporary, last_uses(reads, made, keep), size, kept)
     steps = [n for g in groups if g.kind == "reference" for n in (g.nodes[0], *g.nodes[0].inputs)]
-    return Recipe(
+    recipe = Recipe(
         rows=SCRATCH + 1 + len(index),
         uses=tuple((index[n], n.attrs["slot"]) for n in leaves if not n.attrs["scalar"]),
         numbers=tuple((index[n], n.attrs["slot"], n.dtype.name) for n in leaves if n.attrs["scalar"]),
@@ -64,18 +80,18 @@ def make(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Recipe:
             (value(n), n.attrs["value"]) for n in dict.fromkeys(outputs) if n not in made_here and n not in leaves
         ),
         results=tuple(index[n] for n in outputs),
-        parts=tuple(_parts(groups, index, in_place)),
+        parts=(),
         touched=tuple(value(n) for n in dict.fromkeys(steps) if n in index),
-        offsets=tuple(planned.offsets.items()),
-        arena=planned.arena,
-        output=planned.output,
+        offsets=(),
+        arena=0,
+        output=sum(size[r] for r in keep - {cell.value.row for cell in cells}),
         seconds=_seconds(groups),
         kinds=tuple(g.kind for g in groups),
     )
+    return Draft(recipe, tuple(_parts(groups, index, in_place)), temporary, last_uses(reads, made, keep), size)
 
 
-def _parts(groups: list[Group], index: dict[Node, int], in_place: set[Node]) -> list[Kernels | Step]:
-    parts: list[Kernels | Step] = []
+def _parts(groups: list[Group], index: dict[Node, int], in_place: set[Node]) -> Iterator[Any]:
     run: list[Group] = []
     for group in [*groups, None]:
         if group is not None and group.kind != "reference":
@@ -83,12 +99,11 @@ def _parts(groups: list[Group], index: dict[Node, int], in_place: set[Node]) -> 
             continue
         if run:
             firm = next((i for i, g in enumerate(run) if in_place.intersection(g.outputs)), len(run))
-            parts.append(kernels_of(run, index, firm))
+            yield parts_of(run, index, firm)
             run = []
         if group is not None:
             (node,) = group.nodes
-            parts.append(bodies.step(node, tuple(index[x] for x in node.inputs), index[node]))
-    return parts
+            yield bodies.step(node, tuple(index[x] for x in node.inputs), index[node])
 
 
 def _seconds(groups: Sequence[Group]) -> float:

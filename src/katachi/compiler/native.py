@@ -4,7 +4,7 @@ functions of the user's."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,10 @@ from katachi.kernels.loops import SCRATCH
 
 if TYPE_CHECKING:
     from katachi.compiler.fuse import Group
+    from katachi.compiler.recipe import Recipe
+    from katachi.devices.cpu.launch import Launch
 
+Source = Callable[[], tuple[Sequence[Node], Mapping[int, int]]]
 FORMATS: dict[str, Any] = {
     "float32": "f", "float64": "d", "int64": "q", "int32": "i", "uint64": "Q", "uint32": "I", "bool": "?",
 }  # fmt: skip
@@ -41,9 +44,20 @@ class NativeProgram:
     def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int], own: Arena | None = None) -> None:
         """`own`: the arena of a body, which runs amid another program."""
         before = engine().compiled
-        r, self.stretches = stored.found_or_made(outputs, replaces)
+        r, stretches = stored.found_or_made(outputs, replaces)
         self.kernels_compiled = engine().compiled - before
-        self._source = outputs, replaces
+        self._set_up(r, stretches, lambda: (outputs, replaces), own)
+
+    @classmethod
+    def of(cls, r: Recipe, stretches: list[Launch | Step], source: Source) -> NativeProgram:
+        """A program from its recipe. `source` gives its outputs, and which inputs they replace."""
+        program = object.__new__(cls)
+        program.kernels_compiled = 0
+        program._set_up(r, stretches, source, None)
+        return program
+
+    def _set_up(self, r: Recipe, stretches: list[Launch | Step], source: Source, own: Arena | None) -> None:
+        self.stretches, self._source = stretches, source
         self.uses, self.results, self.plain = r.uses, r.results, r.plain
         self.fresh = [(row, shape, _numpy(dtype)) for row, shape, dtype in r.fresh]
         self.in_place = [(row, shape, _numpy(dtype), k) for (row, shape, dtype), k in r.in_place]
@@ -97,7 +111,7 @@ class NativeProgram:
         """Made again where somebody asks: a program from the disk never made them."""
         from katachi.compiler.making import grouped
 
-        return grouped(*self._source)[1]
+        return grouped(*self._source())[1]
 
     def launches(self) -> list[Launched]:
         """What runs, in order."""
@@ -119,7 +133,7 @@ class NativeProgram:
 
     def another(self) -> NativeProgram:
         """The same program once more, for a run amid a run of this one."""
-        return NativeProgram(*self._source)
+        return NativeProgram(*self._source())
 
     def prepare(
         self, inputs: Sequence[Buffer], numbers: Sequence[float], held: Container[int] | None = None

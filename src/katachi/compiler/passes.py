@@ -17,6 +17,7 @@ from katachi.graph.halves import HALVES
 from katachi.graph.node import Node, toposort
 from katachi.graph.primitives import MARKS, RULES, make
 from katachi.graph.site import of_update, origin
+from katachi.graph.symint import always_equal
 from katachi.kernels import attention, matmul
 
 Outputs = Sequence[Node]
@@ -29,7 +30,9 @@ def forget_marks(outputs: Outputs) -> list[Node]:
     def simpler(node: Node) -> Node:
         if node.primitive in MARKS or node.primitive == "custom_gradient":
             return node.inputs[0]
-        if node.primitive in ("reshape", "broadcast_in_dim", "slice") and node.shape == node.inputs[0].shape:
+        if node.primitive in ("reshape", "broadcast_in_dim", "slice") and always_equal(
+            node.shape, node.inputs[0].shape
+        ):
             return node.inputs[0]
         return node
 

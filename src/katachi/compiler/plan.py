@@ -6,8 +6,10 @@ fits, else the arena grows. Inputs and outputs live outside.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ALIGNMENT = 64
 
@@ -28,6 +30,11 @@ class Plan:
         return self.arena + self.output + self.scratch
 
 
+def aligned(size: Any) -> Any:
+    """What a value of so many bytes takes."""
+    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
 def plan(
     made: Sequence[Sequence[int]],
     last_used: Sequence[Sequence[int]],
@@ -40,7 +47,7 @@ def plan(
     end = 0
     for new, dead in zip(made, last_used, strict=True):
         for v in new:
-            need = (size[v] + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+            need = aligned(size[v])
             fits = [h for h in holes if h[1] >= need]
             if fits:
                 start, length = min(fits, key=lambda h: (h[1], h[0]))
@@ -56,7 +63,7 @@ def plan(
             offsets[v] = start
         for v in dead:
             if v in offsets:
-                _give_back(holes, offsets[v], (size[v] + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+                _give_back(holes, offsets[v], aligned(size[v]))
     return Plan(offsets, end, sum(outputs.values()))
 
 
@@ -73,3 +80,39 @@ def _give_back(holes: list[tuple[int, int]], start: int, length: int) -> None:
         length += after[1]
     holes.append((start, length))
     holes.sort()
+
+
+Stack = tuple[tuple[int, tuple[int, ...]], ...]
+"""Temporaries, each with those that lie directly below it while both are there; these come before it."""
+
+
+def stack(made: Sequence[Sequence[int]], last_used: Sequence[Sequence[int]], offsets: Mapping[int, int]) -> Stack:
+    """What a plan decides beside the numbers: which temporary lies above which.
+
+    plan    a at 0 .. 64, then b at 64 .. 128, then a ends and c at 0 .. 64
+    stack   a on nothing, b on a, c on nothing, and b on c
+    """
+    below: dict[int, list[int]] = {v: [] for v in offsets}
+    there: list[tuple[int, int]] = []  # (offset, temporary), ascending
+    for new, dead in zip(made, last_used, strict=True):
+        for v in new:
+            i = bisect_left(there, (offsets[v], v))
+            if i:
+                below[v].append(there[i - 1][1])
+            if i < len(there):
+                below[there[i][1]].append(v)
+            insort(there, (offsets[v], v))
+        for v in dead:
+            if v in offsets:
+                del there[bisect_left(there, (offsets[v], v))]
+    return tuple((v, tuple(below[v])) for v in sorted(offsets, key=lambda v: (offsets[v], v)))
+
+
+def stacked(order: Stack, size: Mapping[int, int]) -> tuple[dict[int, int], int]:
+    """Offsets for other sizes, and the size of the arena."""
+    ends: dict[int, int] = {}
+    offsets: dict[int, int] = {}
+    for v, below in order:
+        offsets[v] = start = max([ends[x] for x in below]) if below else 0
+        ends[v] = start + aligned(size[v])
+    return offsets, max(ends.values(), default=0)

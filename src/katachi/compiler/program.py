@@ -12,8 +12,10 @@ from katachi.compiler.plan import Plan, plan
 from katachi.compiler.steps import Launched, Step, Stub, aliases, lacking, last_uses, nbytes, unmet, within_limit
 from katachi.devices.memory import Buffer, Usage, allocate
 from katachi.errors import OutOfMemoryError
+from katachi.graph.concrete import Resized, at_sizes
 from katachi.graph.node import Node, toposort
 from katachi.graph.sizes import count
+from katachi.graph.symint import current
 
 if TYPE_CHECKING:
     from katachi.compiler.native import NativeProgram
@@ -117,6 +119,26 @@ class ReferenceProgram:
     def committed(self) -> bool:
         """Whether the last launch came to its end, even if something was raised afterwards."""
         return self.done
+
+
+class Sized:
+    """A program whose sizes are parameters: what makes it for given ones."""
+
+    def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
+        """In a ShapeEnv, which gets the guards of what is decided here."""
+        self.outputs, self.replaces = outputs, replaces
+        self.plan = None
+        env = current()
+        if env.sizes and all(n.device == "cpu" for n in toposort(outputs)):
+            from katachi.compiler.sized import sized_plan
+
+            self.plan = sized_plan(Resized(env.simplified)(outputs), replaces)
+
+    def at(self, sizes: Sequence[int]) -> Any:
+        """The program for these sizes, for which the guards must hold."""
+        if self.plan is not None:
+            return self.plan.at(sizes)
+        return build(at_sizes(sizes)(self.outputs) if sizes else self.outputs, self.replaces)
 
 
 def build(outputs: Sequence[Node], replaces: Mapping[int, int] | None = None) -> ReferenceProgram | NativeProgram:

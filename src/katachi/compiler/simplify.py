@@ -14,6 +14,7 @@ from katachi.devices.reference import REFERENCE
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import ELEMENTWISE
 from katachi.graph.sizes import Shape
+from katachi.graph.symint import SymInt, always_equal
 
 NUMBERS = ("constant", "broadcast_in_dim", "reshape", "transpose", "slice", "reverse")  # keep one number one number
 
@@ -29,7 +30,8 @@ def number(node: Node) -> Any:
     """The one number that all elements of a node are known to be, or None."""
     while node.primitive in NUMBERS:
         if node.primitive == "constant":
-            return node.attrs["value"]
+            value = node.attrs["value"]
+            return None if value.__class__ is SymInt else value
         node = node.inputs[0]
     return None
 
@@ -132,16 +134,16 @@ def _transpose(node: Node) -> Node | None:
 
 def _reshape(node: Node) -> Node | None:
     (x,) = node.inputs
-    while x.primitive == "reshape" and x.shape != node.shape:
+    while x.primitive == "reshape" and not always_equal(x.shape, node.shape):
         x = x.inputs[0]
-    if x.shape == node.shape:
+    if always_equal(x.shape, node.shape):
         return x
     return None if x is node.inputs[0] else in_place_of(node, "reshape", (x,), {"shape": node.shape})
 
 
 def _broadcast(node: Node) -> Node | None:
     (x,), dims = node.inputs, node.attrs["dims"]
-    if x.shape == node.shape:
+    if always_equal(x.shape, node.shape):
         return x
     if x.primitive == "broadcast_in_dim":
         inner = tuple(dims[d] for d in x.attrs["dims"])
@@ -151,7 +153,7 @@ def _broadcast(node: Node) -> Node | None:
 
 def _nothing_moves(node: Node) -> Node | None:
     x = node.inputs[0]
-    return x if x.shape == node.shape else None
+    return x if always_equal(x.shape, node.shape) else None
 
 
 def _pad(node: Node) -> Node | None:

@@ -18,6 +18,7 @@ from katachi.graph.site import describe, frames
 Array = np.ndarray[Any, Any]
 
 ALIGNMENT = 64
+_UNIT = 6  # bits: blocks are multiples of so many bytes
 _PAGES = 1 << 18  # bytes: larger blocks are pages of their own
 _HUGE = 1 << 22  # and these are large ones
 _PRIVATE: Any = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -206,7 +207,9 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
     size = dtype.itemsize
     for n in shape:
         size *= n
-    size = (size + 2 * ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT  # one unit more, to align within
+    size += ALIGNMENT  # to align within
+    step = 1 << max(size.bit_length() - 4, _UNIT)  # an eighth more at the most, so that blocks of like sizes are alike
+    size = -(-size // step) * step
     block = _spare(size)
     if block is None:
         block = _fresh(size)
@@ -246,8 +249,12 @@ class Arena:
         """The address of the arena, grown to `size` bytes if need be."""
         block, base = self.piece
         if size > block.nbytes - ALIGNMENT:
+            before = block.nbytes
             del block
             self.piece = NO_PIECE  # given back first, so that there are never two
+            more = before + before // 8  # what grows once will grow again: with every token, say
+            if Usage.limit is None or Usage.live + more + ALIGNMENT <= Usage.limit:
+                size = max(size, more)
             block = _fresh(size + ALIGNMENT)
             start = block.__array_interface__["data"][0]
             base = start + -start % ALIGNMENT

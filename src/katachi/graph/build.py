@@ -5,7 +5,7 @@ from __future__ import annotations
 from katachi.graph.dtypes import DType, bool_
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
-from katachi.graph.sizes import Shape, broadcast, is_one
+from katachi.graph.sizes import Shape, alike, broadcast, is_one
 
 
 def full(value: float, shape: Shape, dtype: DType, device: str) -> Node:
@@ -20,7 +20,7 @@ def like(x: Node, value: float) -> Node:
 
 def spread(x: Node, shape: Shape) -> Node:
     """x broadcast to `shape` by NumPy's rule."""
-    if x.shape == shape:
+    if alike(x.shape, shape):
         return x
     lead = len(shape) - len(x.shape)
     return make("broadcast_in_dim", x, shape=shape, dims=tuple(range(lead, len(shape))))
@@ -77,7 +77,7 @@ def to_device(x: Node, device: str) -> Node:
 
 
 def reshape(x: Node, shape: Shape) -> Node:
-    return x if x.shape == shape else make("reshape", x, shape=shape)
+    return x if alike(x.shape, shape) else make("reshape", x, shape=shape)
 
 
 def transpose(x: Node, permutation: tuple[int, ...]) -> Node:

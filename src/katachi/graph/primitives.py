@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from katachi.errors import DTypeError, ShapeError
 from katachi.graph.dtypes import DType, bool_, int64, uint32
 from katachi.graph.node import Aval, Node, aval
-from katachi.graph.sizes import Shape, Size, count, is_one, same, window_count
+from katachi.graph.sizes import Shape, Size, count, fixed, is_one, same, window_count
+from katachi.graph.symint import SymInt, as_float
 
 Rule: TypeAlias = Callable[..., tuple[Shape, DType]]
 RULES: dict[str, Rule] = {}
@@ -53,9 +54,12 @@ def is_hole(n: Node) -> bool:
     return n.primitive == "input" and n.attrs["slot"] < 0
 
 
-def constant(value: float | int | bool, dtype: DType, device: str) -> Node:
+def constant(value: Any, dtype: DType, device: str) -> Node:
     """A number that is part of the program."""
-    value = bool(value) if dtype is bool_ else float(value) if dtype.is_floating else int(value)
+    if value.__class__ is SymInt:
+        value = as_float(value) if dtype.is_floating else value
+    else:
+        value = bool(value) if dtype is bool_ else float(value) if dtype.is_floating else int(value)
     return make("constant", value=value, dtype=dtype, device=device)
 
 
@@ -337,7 +341,7 @@ def _convolution(
         raise ShapeError(f"{x.shape[1]} channels do not fit weight {w.shape} in {groups} groups")
     spatial = []
     for n, k, s, (low, high), ld, rd in zip(
-        x.shape[2:], w.shape[2:], strides, padding, lhs_dilation, rhs_dilation, strict=True
+        map(fixed, x.shape[2:]), map(fixed, w.shape[2:]), strides, padding, lhs_dilation, rhs_dilation, strict=True
     ):
         size = window_count(n if same(n, 0) else (n - 1) * ld + 1, k, s, low, high, rd)
         if size < 1:
@@ -355,7 +359,7 @@ def _reduce_window(x: Aval, *, window: Shape, strides: Shape, padding: tuple) ->
     if lead < 0:
         raise ShapeError(f"needs at least {len(window)} axes, got {x.shape}")
     sizes = []
-    for n, k, s, (low, high) in zip(x.shape[lead:], window, strides, padding, strict=True):
+    for n, k, s, (low, high) in zip(map(fixed, x.shape[lead:]), window, strides, padding, strict=True):
         size = window_count(n, k, s, low, high)
         if size < 1:
             raise ShapeError(f"window {window} is larger than the padded input {x.shape[lead:]}")

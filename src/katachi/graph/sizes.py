@@ -3,6 +3,7 @@ so that a symbolic size, which is not an int, can pass through them as well."""
 
 from __future__ import annotations
 
+import operator
 from typing import TypeAlias
 
 Size: TypeAlias = int
@@ -19,6 +20,16 @@ def is_one(n: Size) -> bool:
     return n == 1
 
 
+def alike(a: Shape, b: Shape) -> bool:
+    """Whether two shapes are equal."""
+    return len(a) == len(b) and all(map(same, a, b))
+
+
+def fixed(n: Size) -> int:
+    """A size that a graph is made for: it is no parameter of it."""
+    return operator.index(n)
+
+
 def count(shape: Shape) -> Size:
     """Number of elements."""
     n: Size = 1
@@ -29,7 +40,7 @@ def count(shape: Shape) -> Size:
 
 def broadcast(a: Shape, b: Shape) -> Shape | None:
     """The common shape by NumPy's rule, or None where there is none."""
-    if a == b:
+    if alike(a, b):
         return a
     if len(a) < len(b):
         a, b = b, a

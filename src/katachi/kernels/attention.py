@@ -19,6 +19,7 @@ from math import prod
 from typing import NamedTuple
 
 from katachi.graph.attention import FIRST_MASK
+from katachi.graph.dtypes import as_dtype
 from katachi.graph.node import Node
 from katachi.kernels.llvm_text import SCALARS
 from katachi.kernels.loops import Steps
@@ -131,19 +132,25 @@ def bases(node: Node) -> list[Node]:
     return [x.base for x in _operands(node).values()]
 
 
-def lower_attention(
-    node: Node, outputs: Sequence[Node], rows: Mapping[Node, int], threads: int, target: Target
-) -> Steps:
-    """The steps of one family of nodes."""
+class Problem(NamedTuple):
+    """One family of nodes in numbers."""
+
+    dtype: str
+    part: str  # "forward" or "gradient"
+    heads: int
+    queries: int
+    keys: int
+    width: int
+    values: int
+    numbers: tuple[tuple[str, int], ...]  # others, by their names
+
+
+def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
+    """One family of nodes in numbers, for `lower_attention`; `node` is one of `outputs`."""
     operands = _operands(node)
     q, k = node.inputs[:2]
     heads, (t, e), s = prod(q.shape[:-2]), q.shape[-2:], k.shape[-2]
     f = node.inputs[2].shape[-1] if node.primitive != "attention_logsumexp" else 0
-    if not heads * (t * max(e, f, 1) + s * max(e, f)):
-        return Steps([])
-    forward = node.primitive != "attention_gradient"
-    part = "forward" if forward else "gradient"
-    dtype, itemsize = q.dtype.name, q.dtype.itemsize
     scale = int.from_bytes(struct.pack("<d", node.attrs["scale"]), "little", signed=True)
     v = {"queries": t, "keys": s, "width": e, "values": f, "scale": scale, "causal": int(node.attrs["causal"])}
     v.update({f"{x}_row": -1 for x in PLACED})
@@ -163,8 +170,16 @@ def lower_attention(
         v.update({f"{name}_lead{i}": step for name, step in zip(operands, steps, strict=False)})
         v.update({f"{name}_lead{i}": each * steps[-1] for name, (_, each) in made.items()})
     v.update({f"size{i}": 1 for i in range(LEAD) if f"size{i}" not in v})
+    part = "gradient" if node.primitive == "attention_gradient" else "forward"
+    return Problem(q.dtype.name, part, heads, t, s, e, f, tuple(v.items()))
 
-    block = QUERIES[part]
+
+def lower_attention(p: Problem, threads: int, target: Target) -> Steps:
+    """The steps of one family of nodes."""
+    dtype, part, heads, t, s, e, f, named = p
+    if not heads * (t * max(e, f, 1) + s * max(e, f)):
+        return Steps([])
+    v, block, itemsize = dict(named), QUERIES[part], as_dtype(dtype).itemsize
     v.update(_scratch(part, s, e, f, vectors(target) * target.lanes(SCALARS[dtype])))
     scratch = threads * v["each"] * itemsize
     small = threads == 1 or heads * t * s * (e + f) < ALONE
@@ -177,7 +192,7 @@ def lower_attention(
         return Attend(dtype, part), [numbers.get(name, 0) for name in NAMES], 1 if small else units
 
     t, s = max(t, 1), max(s, 1)
-    if forward:
+    if part == "forward":
         parts = 1 if small else -(-4 * threads // heads)
         return Steps([step(max(-(-t // (parts * block)) * block, LEAST), s)], scratch)
     rounds = -(-heads // threads) * threads / heads  # the time of tasks that are heads, in that of an even division

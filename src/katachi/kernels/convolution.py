@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from katachi.graph.dtypes import as_dtype
 from katachi.graph.node import Node
 from katachi.kernels import winograd
 from katachi.kernels.llvm_text import SCALARS
@@ -87,18 +88,20 @@ class Axis(NamedTuple):
 class Problem(NamedTuple):
     """One convolution in numbers. A view's steps: along images, channels, groups and the spatial axes."""
 
-    x: Node
-    w: Node
+    dtype: str
+    rank: int  # of the windows
     x_offset: int
     w_offset: int
-    x_steps: list[int]
-    w_steps: list[int]  # along terms (channels or images), output channels, groups, spatial axes
+    x_steps: tuple[int, ...]
+    w_steps: tuple[int, ...]  # along terms (channels or images), output channels, groups, spatial axes
     groups: int
     images: int
     channels: int  # of a group
     channels_out: int  # of a group
-    axes: list[Axis]
+    axes: tuple[Axis, ...]
     weights: bool  # which order
+    elements: int = 1  # of the result
+    rows: tuple[int, ...] = ()  # of the table of addresses: x, w and the result
 
 
 def _split(place: Index, shape: Sequence[int], sizes: Sequence[int]) -> tuple[Index, ...] | None:
@@ -137,8 +140,8 @@ def _view(node: Node, at: tuple[Index, ...], sizes: Sequence[int]) -> tuple[Node
     return node, combine(*zip(strides(node.shape), at, strict=True))
 
 
-def analyse(node: Node) -> Problem:
-    """The numbers of a convolution."""
+def analyse(node: Node) -> tuple[Problem, Node, Node]:
+    """The numbers of a convolution, and the values in memory that it reads."""
     x, w = node.inputs
     a, rank = node.attrs, len(node.shape) - 2
     groups = a["groups"]
@@ -166,9 +169,11 @@ def analyse(node: Node) -> Problem:
     if weights:
         x_steps[:2] = x_steps[1::-1]
         images, channels = channels, images
-    return Problem(
-        x_base, w_base, x_offset, w_offset, x_steps, w_steps, groups, images, channels, channels_out, axes, weights
-    )
+    numbers = Problem(
+        node.dtype.name, rank, x_offset, w_offset, tuple(x_steps), tuple(w_steps), groups, images, channels,
+        channels_out, tuple(axes), weights,
+    )  # fmt: skip
+    return numbers, x_base, w_base
 
 
 def suits(node: Node) -> bool:
@@ -178,8 +183,7 @@ def suits(node: Node) -> bool:
 
 def bases(node: Node) -> tuple[Node, Node]:
     """The values in memory that a convolution reads."""
-    p = analyse(node)
-    return p.x, p.w
+    return analyse(node)[1:]
 
 
 class _Tables(NamedTuple):
@@ -260,8 +264,8 @@ class _Plan(NamedTuple):
     fast: bool
 
 
-def _plan(p: Problem, node: Node, threads: int, target: Target) -> _Plan:
-    lanes = target.lanes(SCALARS[node.dtype.name])
+def _plan(p: Problem, threads: int, target: Target) -> _Plan:
+    lanes, itemsize = target.lanes(SCALARS[p.dtype]), as_dtype(p.dtype).itemsize
     width = vectors(target) * lanes
     v = {
         "x_offset": p.x_offset, "w_offset": p.w_offset, "x_image": p.x_steps[0], "x_channel": p.x_steps[1],
@@ -271,20 +275,25 @@ def _plan(p: Problem, node: Node, threads: int, target: Target) -> _Plan:
         "outputs": math.prod(a.short for a in p.axes),
     }  # fmt: skip
     v["row"] = v["panels"] * width
-    fast = winograd.suits(node, p)
+    fast = winograd.suits(p)
     lower = winograd.lower if fast else _lower_weights if p.weights else _lower_pixels
     tables, counts, shared, own = lower(p, v, threads, tile(target)[0], lanes, width)
     v["each"] = -(-own // 64) * 64
-    return _Plan(v, tables, counts, -(-shared // 64) * 64 * node.dtype.itemsize, v["each"] * node.dtype.itemsize, fast)
+    return _Plan(v, tables, counts, -(-shared // 64) * 64 * itemsize, v["each"] * itemsize, fast)
 
 
-def lower_convolution(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
+def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
+    """One convolution in numbers, for `lower_convolution`."""
+    p, x, w = analyse(node)
+    return p._replace(elements=math.prod(node.shape), rows=(rows[x], rows[w], rows[outputs[0]]))
+
+
+def lower_convolution(p: Problem, threads: int, target: Target) -> Steps:
     """The steps of one convolution. Behind a kernel's numbers lie its tables."""
-    if 0 in node.shape:
+    if not p.elements:
         return Steps([])
-    p = analyse(node)
-    v, tables, counts, shared, own, fast = _plan(p, node, threads, target)
-    v.update(x=rows[p.x], w=rows[p.w], y=rows[output])
+    v, tables, counts, shared, own, fast = _plan(p, threads, target)
+    v.update(zip("xwy", p.rows, strict=True))
     key, names = (winograd.Winograd, winograd.NAMES) if fast else (Convolve, NAMES)
     entries: list[int] = []
     for name, table in tables.items():
@@ -292,7 +301,7 @@ def lower_convolution(node: Node, output: Node, rows: Mapping[Node, int], thread
         entries += table.reshape(-1).tolist()
     v["own"] = shared
     numbers = [v.get(name, 0) for name in names] + entries
-    return Steps([(key(node.dtype.name, part), numbers, n) for part, n in counts], shared + threads * own)
+    return Steps([(key(p.dtype, part), numbers, n) for part, n in counts], shared + threads * own)
 
 
 Lowered = tuple[dict[str, Array], list[tuple[str, int]], int, int]

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from katachi.graph.attention import FIRST_MASK
-from katachi.graph.dtypes import DType, int64
+from katachi.graph.dtypes import DType, float64, int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import CUMULATIVE, REDUCTIONS
+from katachi.graph.symint import SymInt, always_equal, low_bits
 from katachi.kernels.loops import THREAD
 
 # offset, then (variable, coefficient) sorted: variables are loops (0, 1, ...) and values (-1 - instruction)
@@ -47,7 +46,7 @@ def ones_apart(source: Sequence[int], target: Sequence[int]) -> list[int | None]
     """For each axis of `source` the axis of `target` it becomes (None: it has size one); or None where a reshape does
     more than add and drop axes of size one."""
     kept = [i for i, n in enumerate(target) if n != 1]
-    if [source[i] for i in range(len(source)) if source[i] != 1] != [target[i] for i in kept]:
+    if not always_equal(tuple([n for n in source if n != 1]), tuple([target[i] for i in kept])):
         return None
     it = iter(kept)
     return [None if n == 1 else next(it) for n in source]
@@ -165,14 +164,11 @@ class Lowerer:
 
     def constant(self, value: float, dtype: DType) -> int:
         """Only the commonest numbers are part of the code; the others may come from a size, such as a mean's count."""
-        if dtype.kind == "bool" or value in (0, 1, -1):
+        if value.__class__ is not SymInt and (dtype.kind == "bool" or value in (0, 1, -1)):
             return self.emit("constant", dtype.name, extra=value)
         known = ("argument", value, dtype)
         if known not in self.known:
-            bits = np.array(value).astype(dtype.numpy).tobytes().ljust(8, b"\0")
-            self.known[known] = self.emit(
-                "argument", dtype.name, extra=self.slot(int.from_bytes(bits, "little", signed=True))
-            )
+            self.known[known] = self.emit("argument", dtype.name, extra=self.slot(low_bits(dtype.name, value)))
         return self.known[known]
 
 
@@ -181,14 +177,16 @@ def floor_divide(lo: Lowerer, index: Index, divisor: int) -> Index:
     if divisor == 1:
         return index
     number = lo.index(index)
-    if divisor & (divisor - 1) == 0:
+    if divisor.__class__ is not SymInt and divisor & (divisor - 1) == 0:
         shift = lo.constant(divisor.bit_length() - 1, int64)
         quotient = lo.emit("shift_right_arithmetic", "int64", number, shift)
     else:  # exact below 2**50: a quotient and a half is never nearer to an integer than a rounding error
         real, half, inverse = (
             lo.emit("convert", "float64", number, extra="int64"),
             lo.emit("constant", "float64", extra=0.5),
-            lo.emit("constant", "float64", extra=1 / divisor),
+            lo.constant(1 / divisor, float64)
+            if divisor.__class__ is SymInt
+            else lo.emit("constant", "float64", extra=1 / divisor),
         )
         scaled = lo.emit("multiply", "float64", lo.emit("add", "float64", real, half), inverse)
         quotient = lo.emit("convert", "int64", lo.emit("floor", "float64", scaled), extra="float64")

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from katachi.graph.dtypes import as_dtype
 from katachi.graph.node import Node
+from katachi.graph.symint import always_equal
 from katachi.kernels.llvm_text import HALVES, SCALARS, Builder, Value
 from katachi.kernels.loops import Steps
 from katachi.kernels.lower import INDEX, ZERO, Index, combine, ones_apart, strides
@@ -38,13 +40,13 @@ class Product(NamedTuple):
 class Problem(NamedTuple):
     """One dot_general in numbers: three sizes and the steps between neighbours, and loops around."""
 
-    a: Node
-    b: Node
+    dtype: str
     offsets: tuple[int, int]
     m: tuple[int, ...]  # size, step in a, step in the result
     n: tuple[int, ...]  # size, step in b, step in the result
     k: tuple[int, ...]  # size, step in a, step in b
-    outer: list[tuple[int, ...]]  # size, steps in a, b and the result
+    outer: tuple[tuple[int, ...], ...]  # size, steps in a, b and the result
+    rows: tuple[int, ...] = ()  # of the table of addresses: a, b and the result
 
 
 def base(node: Node) -> Node:
@@ -73,7 +75,7 @@ def melt(loops: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     for size, *steps in loops:
         if size == 1:
             continue
-        if out and all(before == step * size for before, step in zip(out[-1][1:], steps, strict=True)):
+        if out and all(always_equal(before, step * size) for before, step in zip(out[-1][1:], steps, strict=True)):
             out[-1] = (out[-1][0] * size, *steps)
         else:
             out.append((size, *steps))
@@ -110,15 +112,8 @@ def analyse(node: Node) -> Problem | None:
     if len(k) > 1 or len(outer) > OUTER:
         return None
     one = (1, 0, 0)
-    return Problem(
-        base(a),
-        base(b),
-        (a_offset, b_offset),
-        m[-1] if m else one,
-        n[-1] if n else one,
-        k[-1] if k else one,
-        outer,
-    )
+    m, n, k = (sizes or [one] for sizes in (m, n, k))
+    return Problem(node.dtype.name, (a_offset, b_offset), m[-1], n[-1], k[-1], tuple(outer))
 
 
 def suits(node: Node) -> bool:
@@ -137,15 +132,22 @@ def tile(target: Target) -> tuple[int, int]:
     )
 
 
-def lower_matmul(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
-    """The steps of one dot_general."""
+def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
+    """One dot_general in numbers, for `lower_matmul`."""
     p = analyse(node)
     assert p is not None, node
+    a, b = node.inputs
+    return p._replace(rows=(rows[base(a)], rows[base(b)], rows[outputs[0]]))
+
+
+def lower_matmul(p: Problem, threads: int, target: Target) -> Steps:
+    """The steps of one dot_general."""
     mr, nv = tile(target)
-    dtype, itemsize = node.dtype.name, node.dtype.itemsize
-    width = nv * target.lanes(SCALARS[dtype])
+    dtype = as_dtype(p.dtype)
+    itemsize, width = dtype.itemsize, nv * target.lanes(SCALARS[p.dtype])
     (m, ars, ldc), (n, bcs, _), (k, acs, brs) = p.m, p.n, p.k
-    outer = p.outer + [(1, 0, 0, 0)] * (OUTER - len(p.outer))
+    outer = p.outer + ((1, 0, 0, 0),) * (OUTER - len(p.outer))
+    a_row, b_row, c_row = p.rows
     repeats = 1
     for size, *_ in outer:
         repeats *= size
@@ -165,7 +167,7 @@ def lower_matmul(node: Node, output: Node, rows: Mapping[Node, int], threads: in
             if -(-m // high) * -(-n // wide) * repeats >= wanted:
                 break
     numbers = {
-        "a": rows[p.a], "b": rows[p.b], "c": rows[output], "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
+        "a": a_row, "b": b_row, "c": c_row, "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
         "n": n, "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "rows": high, "columns": wide,
         "packs": int(packs), "totals": threads * K_BLOCK * width * itemsize,
     }  # fmt: skip
@@ -173,10 +175,10 @@ def lower_matmul(node: Node, output: Node, rows: Mapping[Node, int], threads: in
         numbers[f"size{i}"] = size
         numbers.update(zip((f"astep{i}", f"bstep{i}", f"cstep{i}"), steps, strict=True))
     tasks = -(-m // high) * -(-n // wide) * repeats
-    totals = node.dtype.is_floating and k > SPAN * K_BLOCK
+    totals = dtype.is_floating and k > SPAN * K_BLOCK
     scratch = threads * K_BLOCK * width * itemsize  # of what each packs; behind it the totals of each
     scratch = scratch + threads * high * wide * 8 if totals else scratch if packs else 0
-    return Steps([(Product(dtype, totals), [numbers[name] for name in _NAMES], tasks)], scratch)
+    return Steps([(Product(p.dtype, totals), [numbers[name] for name in _NAMES], tasks)], scratch)
 
 
 def write_product(product: Product, name: str, target: Target, declared: set[str]) -> str:

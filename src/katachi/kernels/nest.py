@@ -9,6 +9,7 @@ from katachi.graph.dtypes import float64
 from katachi.graph.node import Node
 from katachi.graph.primitives import REDUCTIONS
 from katachi.graph.sizes import count
+from katachi.graph.symint import always_equal
 from katachi.kernels.loops import ACCUMULATIONS, IN_ORDER, INNER, PLACED, THREAD, UNIT, Affine, Code, Instr, Kernel
 from katachi.kernels.lower import ZERO, Index, Indices, Lowerer
 
@@ -98,7 +99,7 @@ def lower_loops(
             else:
                 spot = (
                     _fit(node.shape, full, tuple(at))
-                    if gone and without_ones(node.shape) != without_ones(kept_sizes)
+                    if gone and not always_equal(without_ones(node.shape), without_ones(kept_sizes))
                     else _fit(node.shape, kept_sizes, kept)
                 )
                 value = lo.value(node, spot)
@@ -154,7 +155,7 @@ def finish(lo: Lowerer, outer: list[int], stages: list[list[int]], elements: int
     for nest in (outer, *stages):
         whole = {loop: extents[loop] for loop in nest}
         for a, b in reversed(list(pairwise(nest))):
-            if all(m.get(a, 0) == m.get(b, 0) * whole[b] for m in maps):
+            if all(always_equal(m.get(a, 0), m.get(b, 0) * whole[b]) for m in maps):
                 melted[a] = melted.get(b, b)
                 extents[melted[a]] *= whole[a]
     keep = [[loop for loop in nest if loop not in melted] for nest in (outer, *stages)]

@@ -8,9 +8,10 @@ memory of its own for two copies of a row and how often each byte occurs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from katachi.graph.dtypes import as_dtype
 from katachi.graph.node import Node
 from katachi.kernels.llvm_text import Builder, Value
 from katachi.kernels.loops import Steps
@@ -34,21 +35,41 @@ class Sort(NamedTuple):
     narrow: bool
 
 
-def lower_sort(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
-    """The step of one sort."""
+class Problem(NamedTuple):
+    """One sort in numbers."""
+
+    dtype: str
+    payload: int  # bits of the payload
+    descending: bool
+    many: int  # rows
+    size: int  # of a row
+    step: int  # between its elements
+    rows: tuple[int, ...]  # of the table of addresses: key, payload and result
+
+
+def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
+    """One sort in numbers, for `lower_sort`."""
     key, payload = node.inputs
     axis, shape = node.attrs["axis"], node.shape
-    size, step = shape[axis], math.prod(shape[axis + 1 :])
-    many = math.prod(shape[:axis]) * step
+    step = math.prod(shape[axis + 1 :])
+    return Problem(
+        key.dtype.name, 8 * payload.dtype.itemsize, node.attrs["descending"], math.prod(shape[:axis]) * step,
+        shape[axis], step, (rows[key], rows[payload], rows[outputs[0]]),
+    )  # fmt: skip
+
+
+def lower_sort(p: Problem, threads: int, target: Target) -> Steps:
+    """The step of one sort."""
+    size, step, many = p.size, p.step, p.many
     if size * many == 0:
         return Steps([])
-    bits = 8 * key.dtype.itemsize
+    bits = 8 * as_dtype(p.dtype).itemsize
     narrow = bits <= 32 and size <= 1 << 32  # so that key and index fit into 64 bits together
-    kind = Sort(key.dtype.name, bits, 8 * payload.dtype.itemsize, node.attrs["descending"], narrow)
+    kind = Sort(p.dtype, bits, p.payload, p.descending, narrow)
     tasks = min(many, 4 * threads) if size * many > _ALONE else 1
     chunk = -(-many // tasks)
     each = (2 if kind.narrow else 4) * 8 * (-(-size // _LANES) * _LANES) + bits * 256
-    numbers = [rows[key], rows[payload], rows[output], many, size, step, chunk, each]
+    numbers = [*p.rows, many, size, step, chunk, each]
     return Steps([(kind, numbers, -(-many // chunk))], threads * each)
 
 

@@ -7,7 +7,7 @@ result is written once, those beyond the last window too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from katachi.graph.node import Node
@@ -43,17 +43,33 @@ def suits(node: Node) -> bool:
     )
 
 
-def lower_unpool(node: Node, output: Node, rows: Mapping[Node, int], threads: int, target: Target) -> Steps:
-    """The step of one reduce_window_gradient."""
+class Problem(NamedTuple):
+    """One reduce_window_gradient in numbers."""
+
+    dtype: str
+    window_rows: int
+    planes: int
+    sides: tuple[int, ...]  # height and width of x, then of g
+    rows: tuple[int, ...]  # of the table of addresses: x, g and the result
+
+
+def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
+    """One reduce_window_gradient in numbers, for `lower_unpool`."""
     x, g = node.inputs
-    h, w = x.shape[-2:]
-    planes = count(x.shape[:-2])
-    if not count(x.shape):
+    sides = (*x.shape[-2:], *g.shape[-2:])
+    table = (rows[x], rows[g], rows[outputs[0]])
+    return Problem(node.dtype.name, node.attrs["window"][-2], count(x.shape[:-2]), sides, table)
+
+
+def lower_unpool(p: Problem, threads: int, target: Target) -> Steps:
+    """The step of one reduce_window_gradient."""
+    elements = p.planes * p.sides[0] * p.sides[1]
+    if not elements:
         return Steps([])
-    tasks = max(1, min(4 * threads, count(x.shape) // _GRAIN, planes)) if threads > 1 else 1
-    chunk = -(-planes // tasks)
-    numbers = [rows[x], rows[g], rows[output], planes, chunk, h, w, *g.shape[-2:]]
-    return Steps([(Unpool(node.dtype.name, node.attrs["window"][-2]), numbers, -(-planes // chunk))])
+    tasks = max(1, min(4 * threads, elements // _GRAIN, p.planes)) if threads > 1 else 1
+    chunk = -(-p.planes // tasks)
+    numbers = [*p.rows, p.planes, chunk, *p.sides]
+    return Steps([(Unpool(p.dtype, p.window_rows), numbers, -(-p.planes // chunk))])
 
 
 def write_unpool(key: Unpool, name: str, target: Target, declared: set[str]) -> str:

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from katachi.graph.node import Node
-
 if TYPE_CHECKING:
     from katachi.kernels.convolution import Lowered, Problem
 
@@ -63,10 +61,10 @@ def matrices() -> tuple[Array, Array, Array]:
     return powers(OUT), g, d.T
 
 
-def suits(node: Node, p: Problem) -> bool:
+def suits(p: Problem) -> bool:
     """Whether this way is the faster one, as far as parameters and small extents tell: transforming the kernel must be
     worth it for a single image, so it depends on no batch size."""
-    if node.dtype.name != "float32" or len(node.shape) != 4 or p.groups != 1:
+    if p.dtype != "float32" or p.rank != 2 or p.groups != 1:
         return False
     axes = p.axes[1:]
     plain = all(a.short == 3 and a.long >= 3 and (a.long_step, a.short_step, a.dilation) == (1, 1, 1) for a in axes)

@@ -28,7 +28,7 @@ def _reduced(losses: Node, reduction: str, share: Node | None = None) -> Node:
     if reduction == "sum":
         return total
     if share is None:
-        return b.divide(total, b.like(total, float(count(losses.shape))))
+        return b.divide(total, b.like(total, count(losses.shape)))
     return b.divide(total, b.reduce("reduce_sum", b.convert(share, total.dtype), axes))
 
 

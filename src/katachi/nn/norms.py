@@ -19,7 +19,7 @@ from katachi.tensor.operand import as_shape, floating, unify
 
 def _standardise(x: Node, axes: tuple[int, ...], eps: float) -> tuple[Node, Node, Node]:
     """x less its mean, over its standard deviation, along axes; and mean and variance, with the axes kept as ones."""
-    n = float(count(tuple(x.shape[i] for i in axes)))
+    n = count(tuple(x.shape[i] for i in axes))
     mean = b.reduce("reduce_sum", x, axes, keepdims=True)
     mean = b.divide(mean, b.like(mean, n))
     off = b.subtract(x, mean)
@@ -84,7 +84,7 @@ def _rms_norm(x: Node, *rest: Any) -> Node:
 
     def formula(x: Node) -> Node:
         square = b.reduce("reduce_sum", b.multiply(x, x), axes, keepdims=True)
-        square = b.divide(square, b.like(square, float(count(shape))))
+        square = b.divide(square, b.like(square, count(shape)))
         out = b.multiply(x, _inverse_root(square, least))
         return b.multiply(out, b.convert(affine[0], x.dtype)) if affine else out
 

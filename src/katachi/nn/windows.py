@@ -264,7 +264,7 @@ def _avg_pool(x: Node, window: Any, stride: Any, padding: Any, ceil_mode: bool, 
         image = tuple(n + 2 * p for n, p in zip(image, padding, strict=True))
         around = tuple((0, high - p) for (_, high), p in zip(around, padding, strict=True))
     if not any(map(any, around)):
-        return b.divide(total, b.like(total, float(count(window))))
+        return b.divide(total, b.like(total, count(window)))
     return b.divide(total, _sums(b.full(1.0, (1, *image), x.dtype, x.device), window, stride, around))
 
 
@@ -327,7 +327,7 @@ def _bins(x: Node, axis: int, bins: int) -> Node:
     if n % bins == 0:
         x = b.reshape(x, (*x.shape[:axis], bins, n // bins, *x.shape[axis + 1 :]))
         total = b.reduce("reduce_sum", x, (axis + 1,))
-        return b.divide(total, b.like(total, float(n // bins)))
+        return b.divide(total, b.like(total, n // bins))
     i, j = (make("iota", shape=(bins, n), dtype=int64, dimension=d, device=x.device) for d in (0, 1))
     first, last = make("multiply", i, b.like(i, n)), make("multiply", b.shift(i, 1), b.like(i, n))
     begun = b.compare(first, "LT", make("multiply", b.shift(j, 1), b.like(j, bins)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from katachi.errors import DeviceError, DTypeError, Error, OutOfMemoryError
+from katachi.errors import DeviceError, DTypeError, Error
 from katachi.graph import build as b
 from katachi.graph.attention import FIRST_MASK
 from katachi.graph.costs import operations
@@ -24,15 +24,15 @@ from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
 from katachi.graph.site import Group, Site, beginnings, frames, origin
 from katachi.graph.sizes import count
+from katachi.graph.symint import ShapeEnv, holds
 from katachi.tensor.arrays import EXACT, as_float, brief
-from katachi.tensor.entry import Entry, Import, Op, Write
+from katachi.tensor.entry import Entry, Import, Op, Structure, Write, general
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.tensor.numbers import StandIn
 from katachi.tensor.running import locked
 from katachi.tensor.tape import GONE, Tape
 from katachi.tensor.trace import ENOUGH, SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
 
-LARGEST = (1 << 63) - 1  # bytes of one value
 MOST_NODES = 50_000  # pending at once
 TRACKED = 20  # times ENOUGH must be pending before a loop's work is computed that leaves values with a graph
 ELEMENTS, OPERATIONS = 40_000, 800_000  # of an element-wise operation, and of a product, that add one to its weight
@@ -45,7 +45,7 @@ class Result:
     kind: type = Handle
 
 
-_new, _new_ref, _frame = object.__new__, weakref.ref, sys._getframe
+_instance, _new_ref, _frame = object.__new__, weakref.ref, sys._getframe
 
 
 def apply(
@@ -74,7 +74,11 @@ def apply(
             flush(t)
             start, base = t.entry, t.base
             e = start.hot
-        if e is None or not _follow(t, e, op, operands, attrs):
+        if e is None and start.structure is not None:
+            e = _at_new_sizes(t, start, op, operands, attrs)
+        elif e is not None and not _follow(t, e, op, operands, attrs):
+            e = None
+        if e is None:
             asked = operands
             operands = [_operand(op, x, t) for x in operands]
             e = _find(t, op, operands, attrs, writes)
@@ -82,7 +86,7 @@ def apply(
                 t.recording.note_numbers(e, asked, len(t.scalars))
         if e.plain and not many:
             start.hot = t.entry = t.last = e
-            out = _new(Result.kind)
+            out = _instance(Result.kind)
             out._aval, out._value, out._slot = e.out_avals[0], None, base + e.first
             out._origin = out._grad = out._cell = None
             t.refs.append(_new_ref(out))
@@ -177,14 +181,15 @@ def _fitted(op: Op, operands: Sequence[Any], i: int, dtype: DType) -> list[Any]:
     raise OverflowError(f"{op.name}: {brief(operands[i])} does not fit {dtype.name} ({least} to {most})")
 
 
-def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...]) -> bool:
-    """Whether the call equals entry e; if so the tensors that enter have their slots, if not nothing has changed."""
+def _follow(t: Trace, e: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], depth: int = 2) -> bool:
+    """Whether the call equals entry e; if so the tensors that enter have their slots, if not nothing has changed.
+    `depth`: of the call in the stack."""
     if e.op is not op or e.modes is not t.modes or e.attrs != attrs or len(operands) != len(e.wants):
         return False
     fresh: list[Handle] = []
     base = t.base
     try:
-        frame = _frame(2)
+        frame = _frame(depth)
         for code, offset in e.seen:
             if frame.f_code is not code or frame.f_lasti != offset:  # type: ignore[union-attr]  # as deep as recorded
                 return False
@@ -253,10 +258,75 @@ def _find(t: Trace, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wri
     key = (op, attrs, wants, t.modes, sites)
     e = t.entry.children.get(key)
     if e is None:
-        e = _record(t, op, operands, attrs, wants, sites, fresh, writes)
-        t.entry.children[key] = e
-        t.entries += 1
+        start = t.entry
+        try:
+            if start.structure is not None and _needs_sizes(t):
+                t.entry = start.without_structure()
+                e = t.entry.children.get(key)
+            if e is None:
+                e = _new(t, op, operands, attrs, wants, sites, fresh, writes)
+                t.entries += 1
+            t.entry.children[key] = start.children[key] = e
+            if start.structure is not None and e.structure is not None:
+                start.structure.hot = e
+        finally:
+            t.entry = start
     e.seen, t.fresh = seen, fresh
+    return e
+
+
+def _at_new_sizes(t: Trace, start: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...]) -> Entry | None:
+    """What followed entries of this structure at other sizes, if the call equals it and brings no sizes of its own."""
+    structure = start.structure
+    assert structure is not None
+    other = structure.hot
+    if other is None or len(other.sizes) != len(start.sizes) or not _follow(t, other, op, operands, attrs, 3):
+        return None
+    child = other.structure
+    if child is None or _needs_sizes(t) or not holds(child.guards, start.sizes):
+        for x in t.fresh:
+            x._slot = -1
+        return None
+    e = child.at(start, attrs, other.wants, start.sizes)
+    e.seen = other.seen
+    start.children[(op, attrs, other.wants, t.modes, other.sites)] = e
+    t.entries += 1
+    return e
+
+
+def _needs_sizes(t: Trace) -> bool:
+    """Whether nodes are made for the sizes at hand alone, as within functions that are traced once."""
+    return bool(t.unfinished or t.examples or t.nested or t.recording is not None or t.modes.tracing)
+
+
+def _new(
+    t: Trace,
+    op: Op,
+    operands: Sequence[Any],
+    attrs: tuple[Any, ...],
+    wants: tuple[Any, ...],
+    sites: tuple[Site, ...],
+    fresh: list[Handle],
+    writes: tuple[Write, ...],
+) -> Entry:
+    """An entry that was not there, of a known structure if that is possible."""
+    parent = t.entry
+    structure = parent.structure
+    if structure is None:
+        e = _record(t, op, operands, attrs, wants, sites, fresh, writes)
+        e.weigh()
+        return e
+    free_attrs, free_wants, own = general(op, operands, attrs, wants, len(parent.sizes))
+    sizes = parent.sizes + own
+    known = structure.children.setdefault((op, free_attrs, free_wants, t.modes, sites), [])
+    for child in known:
+        if holds(child.guards, sizes):
+            return child.at(parent, attrs, wants, sizes)
+    with ShapeEnv(sizes, structure.equal) as env:
+        e = _record(t, op, operands, free_attrs, free_wants, sites, fresh, writes)
+    child = Structure(structure, e, tuple(env.guards), env.equal)
+    e = child.at(parent, attrs, wants, sizes)
+    known.append(child)
     return e
 
 
@@ -345,18 +415,13 @@ def _record(
     e.nodes = results if isinstance(results, tuple) else (results,)
     if half is not None:
         e.nodes = tuple(round_to(half, n) for n in e.nodes)
-    for n in e.nodes:
-        if count(n.shape) > LARGEST // n.dtype.itemsize:
-            raise OutOfMemoryError(
-                f"{op.name}({', '.join(map(_show, operands))}): a result {n.aval!r} has {count(n.shape):,} elements, "
-                "which no machine can address"
-            )
     if not writes:  # a result that is an operand's own node would have the operand's gradient
         same = [n.tracked and (n.primitive == "input" or (n in nodes and not op.contextual)) for n in e.nodes]
         e.nodes = tuple(make("reshape", n, shape=n.shape) if k else n for n, k in zip(e.nodes, same, strict=True))
     if writes and not t.examples.isdisjoint(toposort(e.nodes)):
         raise Error(f"{op.name}: inside vmap the new value differs from example to example, and state has only one")
     e.out_avals = tuple(n.aval for n in e.nodes)
+    e.work = tuple(map(_work, e.nodes))
     e.first = t.entry.end + len(e.imports)
     e.end = e.first + len(e.nodes)
     e.leaf_nodes += tuple(e.nodes[w.result + 1] for w in writes if e.nodes[w.result + 1].tracked)
@@ -364,18 +429,17 @@ def _record(
     t.known = (e, known)
     e.cost = t.entry.cost + next_serial() - before
     e.flushes = t.modes.eager or e.cost > MOST_NODES
-    e.weight = t.entry.weight + sum(1 + _work(n) for n in e.nodes)
     e.plain = len(e.out_avals) == 1 and not (e.imports or e.numbers or e.writes or e.flushes)
     if t.nested:
         origin.site, origin.group = outer
     return e
 
 
-def _work(n: Node) -> float:
-    """Of a node, in the unit of `Entry.weight`."""
+def _work(n: Node) -> tuple[float, tuple[Any, ...]]:
+    """Of a node, for `Entry.work`."""
     if n.primitive in ("dot_general", "convolution", "sort", *FIRST_MASK):
-        return operations(n) / OPERATIONS
-    return max([count(x.shape) for x in (n, *n.inputs)]) / ELEMENTS
+        return 1 / OPERATIONS, (operations(n),)
+    return 1 / ELEMENTS, tuple([count(x.shape) for x in (n, *n.inputs)])
 
 
 def _one_device(op: Op, operands: Sequence[Any], nodes: list[Node]) -> str:

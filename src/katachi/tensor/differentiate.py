@@ -27,6 +27,7 @@ class Layout(NamedTuple):
     roots: int
     seeds: tuple[bool, ...]
     tapes: tuple[Any, ...]  # (template, what is consumed of it, where its links stand) each
+    sizes: tuple[tuple[int, ...], ...]  # of each
     stands: tuple[Any, ...]  # for what entered with a graph: its number, and where it stands
     leaves: tuple[int, ...]  # per occurrence, which leaf it is
     grads: tuple[bool, ...]  # per leaf, and then per retained value, whether it has a gradient to add to
@@ -206,6 +207,7 @@ class _Run:
             len(self.roots),
             tuple([s is not None for s in self.seeds]),
             tuple([(tape.template, tape.consumed, tuple(map(stands, tape.links))) for tape in tapes]),
+            tuple([tape.sizes for tape in tapes]),
             tuple([(i, stands(h)) for i, h in enumerate(entered) if h._origin.__class__ is Tape]) if tapes else (),
             tuple(self.occurrences),
             tuple([g is not None for g in self.old]),
@@ -241,7 +243,7 @@ class _Graph:
         wanted = [next(rest) for _ in layout.wanted]
         values = [next(rest) for tape in run.tapes for _ in tape.kept]
         self.old = [next(rest) if given else None for given in layout.grads]
-        self.unfolded = u = Unfolded(t, e, fresh, run.tapes, values)
+        self.unfolded = u = Unfolded(t, e, fresh, run.tapes, layout.sizes, values)
         self.tapes = run.tapes
         self.own = [n for p in t.entry.path() for n in p.leaf_nodes]
         at_leaf: list[list[Node]] = [[] for _ in run.leaves]
@@ -389,6 +391,7 @@ def dissolve(outputs: list[Node], marks: set[Node]) -> list[Node]:
     return [new[n] for n in outputs]
 
 
-_BACKWARD = Op("backward", _build_backward, contextual=True)
-_GRADIENTS = Op("gradients", _build_gradients, contextual=True)
-_JVP = Op("jvp", _build_jvp, contextual=True)
+_SIZES = (Layout._fields.index("sizes"),)
+_BACKWARD = Op("backward", _build_backward, contextual=True, sizes=_SIZES)
+_GRADIENTS = Op("gradients", _build_gradients, contextual=True, sizes=_SIZES)
+_JVP = Op("jvp", _build_jvp, contextual=True, sizes=_SIZES)

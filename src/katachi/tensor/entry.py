@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from katachi.errors import OutOfMemoryError
+from katachi.graph.concrete import Resized, at_sizes, concrete_aval
 from katachi.graph.dtypes import DType
-from katachi.graph.node import Aval, Node
+from katachi.graph.node import Aval, Node, aval
 from katachi.graph.site import Site, describe
+from katachi.graph.sizes import count
+from katachi.graph.symint import Guard, evaluate, is_symbolic, symbol
+from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.modes import Modes
 from katachi.tensor.tape import Link
 
 NEW = "first seen"  # why a program is built that is like no other
+LARGEST = (1 << 63) - 1  # bytes of one value
 
 
 class Op:
@@ -24,10 +30,11 @@ class Op:
     gets all halves as float32, and its float32 results are rounded to that half. Numbers beside halves are float32.
     With 0 only the numbers are: `build` converts the rest by itself.
 
-    `vary` is for what has numbers among its attributes that need not be there (`tensor/varying.py`).
+    `vary` is for what has numbers among its attributes that need not be there (`tensor/varying.py`). `sizes` says which
+    of its attributes hold sizes, a shape or a single one: `build` may get each as a `SymInt`.
     """
 
-    __slots__ = ("build", "contextual", "name", "scalar", "upcast", "variadic", "vary")
+    __slots__ = ("build", "contextual", "name", "scalar", "sizes", "upcast", "variadic", "vary")
 
     def __init__(
         self,
@@ -39,9 +46,10 @@ class Op:
         contextual: bool = False,
         upcast: int | None = None,
         vary: Callable[[Sequence[Any], tuple[Any, ...]], Any] | None = None,
+        sizes: tuple[int, ...] = (),
     ) -> None:
         self.name, self.build, self.variadic, self.scalar, self.contextual = name, build, variadic, scalar, contextual
-        self.upcast, self.vary = upcast, vary
+        self.upcast, self.vary, self.sizes = upcast, vary, sizes
 
 
 class Import(NamedTuple):
@@ -62,12 +70,12 @@ class Write(NamedTuple):
 
 
 class Entry:
-    """One operation of a trace, and what followed it."""
+    """One operation of a trace at the sizes that its operands have, and what followed it."""
 
     __slots__ = (
-        "aliases", "attrs", "children", "consumed", "cost", "end", "ends", "extra", "first", "flushes", "hot",
-        "imports", "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "plain", "programs",
-        "ranges", "seen", "sites", "varied", "wants", "weight", "writes",
+        "aliases", "attrs", "children", "consumed", "copies", "cost", "end", "ends", "extra", "first", "flushes", "hot",
+        "imports", "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "pinned", "plain",
+        "programs", "ranges", "seen", "sites", "sizes", "structure", "varied", "wants", "weight", "work", "writes",
     )  # fmt: skip
 
     op: Op
@@ -85,6 +93,7 @@ class Entry:
     out_avals: tuple[Aval, ...]
     plain: bool  # one result, and nothing but tensors of this trace goes in
     cost: int  # nodes made for the path up to here
+    work: tuple[tuple[float, tuple[Any, ...]], ...]  # of each result: the largest of some sizes, times a factor
     weight: float  # work of the path up to here: 1 an operation, and more for large ones
     varied: Op | None  # the operation that was asked for, numbers of which are operands of this one
     ends: bool  # the user's loop starts its next iteration after it; the program runs before that
@@ -95,9 +104,13 @@ class Entry:
     consumed: frozenset[Node]  # nodes of the trace whose values a backward pass has used up
     aliases: tuple[Link, ...]  # nodes that stand for values of older tapes' nodes
     extra: Any  # what a contextual operation noted
+    structure: Structure | None  # the same operation at any sizes; None where its nodes are of these sizes only
+    sizes: tuple[int, ...]  # the sizes of the path up to here, by their numbers in the structure
+    pinned: Entry | None  # the same entry without a structure
+    copies: Mapping[Node, Node]  # of one without: what its nodes were made from, and before it was not there
 
     def __init__(self, parent: Entry | None) -> None:
-        self.parent, self.hot = parent, None
+        self.parent, self.hot, self.pinned, self.structure, self.sizes, self.work = parent, None, None, None, (), ()
         self.children: dict[Any, Entry] = {}
         self.programs: dict[Any, Any] = {}
         self.first = self.end = self.cost = 0
@@ -121,6 +134,150 @@ class Entry:
     def slots(self) -> list[Node]:
         """The node in every slot."""
         return [n for e in self.path() for n in (*e.imports, *e.nodes)]
+
+    def without_structure(self) -> Entry:
+        """The same place of the tree with nodes of these sizes only, for operations that need to know them."""
+        if self.structure is None:
+            return self
+        if self.pinned is None:
+            copies = at_sizes(self.sizes)
+            root = self.root()
+            before = root.pinned = root.pinned or Entry(None)
+            for e in self.path():
+                if e.pinned is None:
+                    e.pinned = e._pinned_copy(before, copies)
+                else:
+                    copies.known.update(e.pinned.copies)
+                before = e.pinned
+        assert self.pinned is not None
+        return self.pinned
+
+    def weigh(self) -> None:
+        """Once its parent is known, and all sizes. Raises OutOfMemoryError for a result that no machine can hold."""
+        for kind in self.out_avals:
+            _check(self.op, kind)
+        assert self.parent is not None
+        self.weight = self.parent.weight + sum([1 + factor * max(counts) for factor, counts in self.work])
+
+    def root(self) -> Entry:
+        """Where the path begins."""
+        e = self
+        while e.parent is not None:
+            e = e.parent
+        return e
+
+    def _pinned_copy(self, parent: Entry | None, copies: Resized) -> Entry:
+        e, before = self.copy(), set(copies.known)
+        e.parent, e.structure, e.sizes = parent, None, ()
+        e.imports, e.nodes, e.leaf_nodes = (copies(nodes) for nodes in (self.imports, self.nodes, self.leaf_nodes))
+        e.consumed = frozenset(copies(tuple(self.consumed)))
+        e.aliases = tuple([link._replace(node=copies((link.node,))[0]) for link in self.aliases])
+        e.copies = {n: copy for n, copy in copies.known.items() if n not in before}
+        return e
+
+    def copy(self) -> Entry:
+        """Another entry of the same operation, which nothing follows yet."""
+        e = Entry(self.parent)
+        e.op, e.attrs, e.wants, e.modes, e.sites, e.seen = (
+            self.op, self.attrs, self.wants, self.modes, self.sites, self.seen,
+        )  # fmt: skip
+        e.imports, e.numbers, e.ranges, e.nodes, e.out_avals = (
+            self.imports, self.numbers, self.ranges, self.nodes, self.out_avals,
+        )  # fmt: skip
+        e.plain, e.cost, e.work, e.weight, e.flushes = self.plain, self.cost, self.work, self.weight, self.flushes
+        e.first, e.end, e.leaf_nodes, e.writes = self.first, self.end, self.leaf_nodes, self.writes
+        e.consumed, e.aliases = self.consumed, self.aliases
+        if self.op.contextual:
+            e.extra = self.extra
+        return e
+
+
+class Structure:
+    """An operation at any sizes: what the entries of all sizes have in common.
+
+        step 1, x float32[64, 784]   entry x @ w -> float32[64, 10]  \
+        step 9, x float32[37, 784]   entry x @ w -> float32[37, 10]  -- structure x[s0, s1] @ w -> [s0, 10] if s1 == 784
+
+    The sizes of what enters, and of attributes that are sizes, are numbered along the path.
+    """
+
+    __slots__ = ("children", "entry", "equal", "guards", "hot", "parent", "programs", "sized", "weight", "work")
+
+    def __init__(
+        self,
+        parent: Structure | None,
+        entry: Entry,
+        guards: Sequence[Guard] = (),
+        equal: Mapping[int, Any] | None = None,
+    ) -> None:
+        self.parent = parent
+        self.entry = entry  # as it was recorded first, with symbolic types
+        self.guards = guards  # what must hold of the sizes, beside what its parents' do
+        self.equal: Mapping[int, Any] = equal or {}  # what the guards so far say of sizes
+        self.children: dict[Any, list[Structure]] = {}  # those of one key differ in their guards
+        self.programs: dict[Any, list[Any]] = {}
+        self.hot: Entry | None = None  # of the child, and the sizes, that were taken last
+        # which results have sizes; what their work adds to the weight of an entry, and what that of the others does
+        kinds = entry.out_avals if entry.parent is not None else ()
+        self.sized = [i for i, kind in enumerate(kinds) if is_symbolic(kind.shape)]
+        for i, kind in enumerate(kinds):
+            if i not in self.sized:
+                _check(entry.op, kind)
+        self.work = [w for w in entry.work if is_symbolic(w[1])]
+        self.weight = sum([1 + factor * max(counts) for factor, counts in entry.work if not is_symbolic(counts)])
+
+    def at(self, parent: Entry, attrs: tuple[Any, ...], wants: tuple[Any, ...], sizes: tuple[int, ...]) -> Entry:
+        """The entry for these sizes, which follows `parent`."""
+        e = self.entry.copy() if sizes else self.entry  # without sizes it is the only one
+        e.parent, e.structure, e.sizes, e.attrs, e.wants = parent, self, sizes, attrs, wants
+        if self.sized:
+            kinds = list(e.out_avals)
+            for i in self.sized:
+                kinds[i] = concrete_aval(kinds[i], sizes)
+                _check(e.op, kinds[i])
+            e.out_avals = tuple(kinds)
+        e.weight = parent.weight + self.weight
+        for factor, counts in self.work:
+            e.weight += 1 + factor * max([evaluate(n, sizes) for n in counts])
+        return e
+
+
+def _check(op: Op, kind: Aval) -> None:
+    if count(kind.shape) > LARGEST // kind.dtype.itemsize:
+        raise OutOfMemoryError(
+            f"{op.name}: a result {kind!r} has {count(kind.shape):,} elements, which no machine can address"
+        )
+
+
+def general(
+    op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wants: tuple[Any, ...], number: int
+) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[int, ...]]:
+    """Attributes and wants with symbols, from `number` on, in place of the sizes that may differ: those of tensors that
+    are not state, but for 0 and 1. And these sizes."""
+    sizes: list[int] = []
+
+    def symbolic(x: Any) -> Any:
+        if x.__class__ is tuple:
+            return tuple([symbolic(n) for n in x])
+        if x.__class__ is not int or x < 2:
+            return x
+        sizes.append(x)
+        return symbol(number + len(sizes) - 1)
+
+    others = list(wants)
+    for i, want in enumerate(wants):
+        if want.__class__ is Import and want.origin is not LEAF and want.aval.shape:
+            x: Handle = operands[i]
+            if x._cell is None:
+                others[i] = want._replace(aval=general_aval(want.aval, symbolic(want.aval.shape)))
+    if op.sizes:
+        attrs = tuple([symbolic(a) if i in op.sizes else a for i, a in enumerate(attrs)])
+    return attrs, tuple(others) if sizes else wants, tuple(sizes)
+
+
+def general_aval(kind: Aval, shape: Any) -> Aval:
+    """The type with another shape."""
+    return aval(shape, kind.dtype, kind.device, kind.tracked)
 
 
 def unlike(e: Entry) -> str:

@@ -12,6 +12,7 @@ from katachi.graph.dtypes import promote
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import Shape, broadcast, count
+from katachi.graph.sizes import alike as alike_shapes
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_axes, as_axis, as_shape, common_shape, hashable
@@ -237,7 +238,7 @@ def _joined(xs: Sequence[Node], axis: int) -> Node:
 
 
 def _stack(xs: Sequence[Node], axis: int) -> Node:
-    if len({x.shape for x in xs}) > 1:
+    if not all(alike_shapes(x.shape, xs[0].shape) for x in xs):
         raise ShapeError(f"needs tensors of one shape, got {', '.join(str(x.shape) for x in xs)}")
     i = as_axis(axis, len(xs[0].shape) + 1)
     return _concat([_expand_dims(x, i) for x in xs], i)

@@ -39,7 +39,7 @@ def _mean(x: Node, axis: Any, keepdims: bool) -> Node:
     x = floating(x)
     axes = as_axes(axis, len(x.shape))
     total = b.reduce("reduce_sum", x, axes, keepdims)
-    return b.divide(total, b.like(total, float(count(tuple(x.shape[i] for i in axes)))))
+    return b.divide(total, b.like(total, count(tuple(x.shape[i] for i in axes))))
 
 
 def _variance(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
@@ -47,7 +47,7 @@ def _variance(x: Node, axis: Any, keepdims: bool, correction: float) -> Node:
     axes = as_axes(axis, len(x.shape))
     off = b.subtract(x, _mean(x, axis, True))
     total = b.reduce("reduce_sum", b.multiply(off, off), axes, keepdims)
-    return b.divide(total, b.like(total, builtins.max(float(count(tuple(x.shape[i] for i in axes))) - correction, 0.0)))
+    return b.divide(total, b.like(total, builtins.max(count(tuple(x.shape[i] for i in axes)) - correction, 0.0)))
 
 
 def _extreme(primitive: str) -> Any:

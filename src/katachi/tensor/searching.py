@@ -3,6 +3,7 @@ the values, which computes them, as masks do."""
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def _searchsorted(line: Node, values: Node, *rest: Any) -> Node:
     dtype = promote(line.dtype, values.dtype)
     line, values = b.convert(take_axis(line, sorter[0], 0) if sorter else line, dtype), b.convert(values, dtype)
     at = b.full(0, values.shape, int64, values.device)
-    for step in (1 << k for k in reversed(range(n.bit_length()))):
+    for step in (1 << k for k in reversed(range(operator.index(n).bit_length()))):
         further = b.shift(at, step)
         place = b.shift(make("minimum", further, b.like(at, n)), -1)
         a = make("gather", line, b.reshape(place, (*place.shape, 1)), axes=(0,), batch=0)

@@ -8,9 +8,10 @@ values stand for them.
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,10 @@ from katachi.compiler.steps import nbytes
 from katachi.devices.memory import Buffer
 from katachi.errors import GradientError
 from katachi.graph import build as b
+from katachi.graph.concrete import concrete_attrs, concrete_aval
 from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
+from katachi.graph.symint import ShapeEnv, current, evaluate, holds, know
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.transforms import vjp
 from katachi.transforms.recompute import entering
@@ -55,11 +58,13 @@ class Template:
         kept: Sequence[Node] = (),
         links: Sequence[Link] = (),
         leaves: Sequence[tuple[Node, int]] = (),
+        equal: Mapping[int, Any] | None = None,
     ) -> None:
         self.roots, self.asking = roots, asking  # taped nodes; nodes whose rules ask for a value
         self.kept = kept  # nodes with a value of their own, host numbers among them
         self.links = links  # nodes that older tapes continue
         self.leaves = leaves  # (node, which of the trace's leaves it is)
+        self.equal = equal or {}  # what is known of the sizes of its graph
 
 
 GONE = Template()  # of values whose graph is consumed
@@ -71,17 +76,28 @@ _serials = itertools.count()
 class Tape:
     """One flush's values for a later backward pass."""
 
-    __slots__ = ("consumed", "kept", "leaves", "links", "serial", "template")
+    __slots__ = ("consumed", "kept", "leaves", "links", "serial", "sizes", "template")
 
-    def __init__(self, template: Template, kept: list[Handle], links: list[Handle], leaves: list[Handle]) -> None:
+    def __init__(
+        self,
+        template: Template,
+        kept: list[Handle],
+        links: list[Handle],
+        leaves: list[Handle],
+        sizes: tuple[int, ...] = (),
+    ) -> None:
         self.template, self.kept, self.links, self.leaves = template, kept, links, leaves
+        self.sizes = sizes  # of the template's graph
         self.consumed: tuple[frozenset[Node], ...] = ()
         self.serial = next(_serials)
 
     def tracked(self) -> list[Handle]:
         """The kept values as handles that belong to this tape, so that what is computed from them can be
         differentiated."""
-        handles = [handle(Handle, n.aval, h._value) for n, h in zip(self.template.kept, self.kept, strict=True)]
+        handles = [
+            handle(Handle, concrete_aval(n.aval, self.sizes), h._value)
+            for n, h in zip(self.template.kept, self.kept, strict=True)
+        ]
         for n, h in zip(self.template.kept, handles, strict=True):
             if n.tracked:
                 h._origin, h._node = self, n
@@ -101,8 +117,23 @@ class Finish:
     """How a trace ends that stands at one entry with one set of live handles: the program, and the tape it leaves."""
 
     def __init__(self, t: Trace, live: tuple[int, ...], written: tuple[int, ...]) -> None:
-        path, slots = t.entry.path(), t.entry.slots()
         self.used = 0  # which of the thread's flushes was the last that it ended
+        e = t.entry
+        self.sizes = e.sizes
+        with ShapeEnv(e.sizes, e.structure.equal if e.structure else None) as env:
+            self._build(t, live, written)
+        self.guards = tuple(env.guards)
+
+    def at(self, sizes: tuple[int, ...]) -> Finish | None:
+        """The same for other sizes, if what was decided for it is true for them."""
+        if not holds(self.guards, sizes):
+            return None
+        other = copy.copy(self)
+        other.sizes, other.program = sizes, self.sized.at(sizes)
+        return other
+
+    def _build(self, t: Trace, live: tuple[int, ...], written: tuple[int, ...]) -> None:
+        path, slots = t.entry.path(), t.entry.slots()
         self.nodes = [slots[s] for s in live]
         self.tracked = any(n.tracked for n in self.nodes)
         used = frozenset().union(*[e.consumed for e in path])
@@ -117,7 +148,8 @@ class Finish:
         extra = [n for n in self.template.kept if n.primitive != "input"]
         keeps = {n.attrs["slot"] for n in self.template.kept if n.primitive == "input" and not n.attrs["scalar"]}
         replaces = {len(live) + i: k for i, k in enumerate(_replaced(path, written)) if k not in keeps}
-        self.program = compiler.build([*self.nodes, *[slots[s] for s in written], *extra], replaces)
+        self.sized = compiler.Sized([*self.nodes, *[slots[s] for s in written], *extra], replaces)
+        self.program = self.sized.at(self.sizes)
         self.first_extra = len(live) + len(written)
 
     def _try_out(self, taped: list[Node], used: frozenset[Node], leaf_nodes: list[Node]) -> None:
@@ -147,6 +179,7 @@ class Finish:
             sorted({*kept, *inputs}, key=lambda n: n.serial),
             links,
             [(n, i) for i, n in enumerate(leaf_nodes) if n in reached],
+            current().equal,
         )
 
     def tape(self, t: Trace, buffers: Sequence[Buffer]) -> Callable[[Node], Tape]:
@@ -158,7 +191,7 @@ class Finish:
         extra = iter(buffers[self.first_extra :])
         kept = [_constant(n, _entered(t, n).alias() if n.primitive == "input" else next(extra)) for n in template.kept]
         links = [t.handles[link.handle] for link in template.links]
-        whole = Tape(template, kept, links, leaves)
+        whole = Tape(template, kept, links, leaves, self.sizes)
         roots = self.roots
         return lambda node: whole if node in roots else gone
 
@@ -185,7 +218,7 @@ def _entered(t: Trace, node: Node) -> Buffer:
 
 
 def _constant(node: Node, buffer: Buffer) -> Handle:
-    return handle(Handle, aval(node.shape, node.dtype, node.device, False), buffer)
+    return handle(Handle, aval(buffer.array.shape, node.dtype, node.device, False), buffer)
 
 
 def _ask(root: Node) -> tuple[set[Node], set[Node], set[Node]]:
@@ -267,9 +300,15 @@ class Unfolded:
     for their values is what was kept, or is computed from that."""
 
     def __init__(
-        self, t: Trace, e: Entry, fresh: Sequence[Handle], tapes: Sequence[Tape], values: Sequence[Node]
+        self,
+        t: Trace,
+        e: Entry,
+        fresh: Sequence[Handle],
+        tapes: Sequence[Tape],
+        sizes: Sequence[Sequence[Any]],
+        values: Sequence[Node],
     ) -> None:
-        """`values` are the nodes of the tapes' kept values, in order."""
+        """`values` are the nodes of the tapes' kept values, in order; `sizes` those of the tapes' graphs here."""
         self.stand_in: dict[Node, Node] = {}
         self.links: dict[Node, Node] = {}
         self.gone: set[Node] = set()
@@ -280,7 +319,7 @@ class Unfolded:
         self.computed: list[tuple[Node, int, Node]] = []  # (node, tape, its original): values computed again
         rest = iter(values)
         for i, tape in enumerate(tapes):
-            self._copy(i, tape, rest)
+            self._copy(i, tape, sizes[i], rest)
         nodes = [n for p in t.entry.path() for n in p.imports] + list(e.imports)
         handles = [*t.handles, *fresh]
         for n, h in zip(nodes, handles, strict=True):
@@ -299,13 +338,19 @@ class Unfolded:
         else:
             self.gone.add(n)
 
-    def _copy(self, i: int, tape: Tape, rest: Any) -> None:
+    def _copy(self, i: int, tape: Tape, sizes: Sequence[Any], rest: Any) -> None:
         template = tape.template
         given = {n: next(rest) for n in template.kept}
+        for number, size in template.equal.items():
+            know(sizes[number], evaluate(size, sizes))
+        for n, value in given.items():
+            for a, size in zip(value.shape, n.shape, strict=True):
+                know(a, evaluate(size, sizes))
         ends = {n for n, _ in template.leaves} | {link.node for link in template.links}
         new: dict[Node, Node] = {}
         for n in toposort(list(template.roots)):
-            copied = Node(n.primitive, () if n in ends else tuple(new[x] for x in n.inputs), n.attrs, n.aval)
+            inputs = () if n in ends else tuple(new[x] for x in n.inputs)
+            copied = Node(n.primitive, inputs, concrete_attrs(n.attrs, sizes), concrete_aval(n.aval, sizes))
             copied.site, copied.group = n.site, (i, n.group)
             if n in given:
                 self.stand_in[copied] = given[n]

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
 from katachi.errors import Error
+from katachi.graph.concrete import at_sizes
 from katachi.graph.node import Node, toposort
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
 from katachi.tensor.building import Builds
-from katachi.tensor.entry import Entry
+from katachi.tensor.entry import Entry, Structure
 from katachi.tensor.handle import LOST, Cell, Handle, handle
 from katachi.tensor.keeping import Kept
 from katachi.tensor.modes import modes
@@ -57,7 +58,7 @@ class Trace:
     """
 
     def __init__(self) -> None:
-        self.root = self.entry = Entry(None)
+        self.root = self.entry = _root()
         self.entries = 0
         self.settings: dict[Any, Any] = {}  # per place of the tree: the numbers that came there (`tensor/varying.py`)
         self.modes = modes()
@@ -84,7 +85,7 @@ class Trace:
     def reset(self) -> None:
         """A new walk from the root."""
         if self.entries > MOST_ENTRIES or self.kept.seen != Kept.cleared:
-            self.root, self.entries, self.settings, self.kept = Entry(None), 0, {}, Kept()
+            self.root, self.entries, self.settings, self.kept = _root(), 0, {}, Kept()
             self.known, self.last = (self.root, []), self.root
         self.base = next(_bases)  # the base first: who reads the rest for another thread looks at it
         self.entry = self.root
@@ -137,6 +138,12 @@ class Trace:
         return known
 
 
+def _root() -> Entry:
+    e = Entry(None)
+    e.structure = Structure(None, e)
+    return e
+
+
 class Deferred:
     """A trace that did not come to its end: its handles are computed one by one when looked at."""
 
@@ -152,7 +159,8 @@ class Deferred:
         program = self.entry.programs.get(key)
         if program is None:
             nodes = self.entry.slots()
-            program = self.entry.programs[key] = compiler.build([nodes[slot] for slot in slots])
+            outputs = at_sizes(self.entry.sizes)([nodes[slot] for slot in slots])
+            program = self.entry.programs[key] = compiler.build(outputs)
         return Run(program)(self.values, self.scalars)
 
     def settle(self, handles: Sequence[Handle]) -> None:
@@ -417,7 +425,7 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
     key = (tuple([h._slot - base for h in live]), tuple([s - base for s in t.written.values()]))
-    finish = e.programs.get(key)
+    finish = e.programs.get(key) or _resized(t, e, key)
     built, why = finish is None, ""
     t.builds.flushes += 1
     if built:
@@ -429,6 +437,8 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
         finish = e.programs[key] = Finish(t, *key)
         seconds = time.perf_counter() - start
         finish.used = t.builds.flushes
+        if e.structure is not None:
+            e.structure.programs.setdefault(key, []).append(finish)
         t.entries -= t.kept.add(e, key, finish)
     finish.used = t.builds.flushes
     run = Run(finish.program, live, finish.nodes, list(t.written), t.close)
@@ -436,6 +446,18 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     entries = len(e.path()) if events.observers else 0
     run(t.values, t.scalars, held, (lambda results: finish.tape(t, results)) if finish.tracked else None)
     return events.Flush(run.program, built, entries, why, e.sites[-1], seconds)
+
+
+def _resized(t: Trace, e: Entry, key: Any) -> Finish | None:
+    """What ends the trace, made for other sizes and at these now."""
+    for other in e.structure.programs.get(key, ()) if e.structure is not None and e.sizes else ():
+        finish = other.at(e.sizes)
+        if finish is not None:
+            e.programs[key] = finish
+            finish.used = t.builds.flushes
+            t.entries -= t.kept.add(e, key, finish)
+            return finish
+    return None
 
 
 def _defer(t: Trace) -> Deferred:

@@ -39,20 +39,36 @@ class Kernels(NamedTuple):
     scratch: int
 
 
+class Table:
+    """Kernels as the pool reads them, one after another."""
+
+    def __init__(self, scratch: int) -> None:
+        self.scratch = scratch
+        self.rows: list[int] = []
+        self.checks: dict[int, tuple[tuple[Any, int], ...]] = {}
+        self.kept: list[Any] = []
+
+    def keep(self, parameters: np.ndarray[Any, Any]) -> int:
+        """The address of parameters, which stay where they are."""
+        self.kept.append(parameters)
+        return _address(parameters)
+
+    def add(self, kernel: int, parameters: int, tasks: int, flags: int, checks: Any = ()) -> None:
+        """A kernel at an address, with its parameters at another."""
+        if checks:
+            self.checks[len(self.rows) // 4] = checks
+        self.rows += (kernel, parameters, tasks, flags)
+
+
 class Launch:
     """A row of kernels as one native call. `whole()`: whether the last call ran to its end, whatever was raised."""
 
     __slots__ = ("aside", "checks", "count", "keep", "run", "scratch", "start", "status", "status_address")
 
-    def __init__(self, kernels: Kernels, addresses: list[int]) -> None:
-        flat = np.array([n for row in kernels.rows for n in row.parameters] or [0], np.int64)
-        at, rows = _address(flat), []
-        for row, kernel in zip(kernels.rows, addresses, strict=True):
-            rows += [kernel, at, row.tasks, row.flags]
-            at += 8 * len(row.parameters)
-        table = np.array(rows or [0], np.int64)
-        self.start, self.count, self.keep = _address(table), len(kernels.rows), (table, flat)
-        self.checks, self.scratch = kernels.checks, kernels.scratch
+    def __init__(self, made: Table) -> None:
+        table = np.array(made.rows or [0], np.int64)
+        self.start, self.count, self.keep = _address(table), len(made.rows) // 4, (table, *made.kept)
+        self.checks, self.scratch = made.checks, made.scratch
         status = np.zeros(4, np.int64)  # the first failed check + 1, value and size of it; 1 when all has run
         self.status, self.status_address = status.data, _address(status)
         self.run = pool().run
@@ -127,7 +143,14 @@ class _Aside:
 def load(kernels: Kernels) -> Launch | None:
     """What runs the kernels, given the address of the table; None if one of them is neither known nor on disk."""
     addresses = engine().addresses([row.kernel for row in kernels.rows])
-    return None if addresses is None else Launch(kernels, addresses)
+    if addresses is None:
+        return None
+    table = Table(kernels.scratch)
+    at = table.keep(np.array([n for row in kernels.rows for n in row.parameters] or [0], np.int64))
+    for i, (row, kernel) in enumerate(zip(kernels.rows, addresses, strict=True)):
+        table.add(kernel, at, row.tasks, row.flags, kernels.checks.get(i, ()))
+        at += 8 * len(row.parameters)
+    return Launch(table)
 
 
 def _address(array: np.ndarray[Any, Any]) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.launch import CHECKED, COMMITTED, PROTECTED, Kernels, Row
@@ -11,24 +11,20 @@ from katachi.devices.cpu.pool import FLUSHED, pool
 from katachi.graph.node import Node
 from katachi.graph.primitives import MOVEMENT
 from katachi.graph.site import of_update
-from katachi.kernels.attention import lower_attention
-from katachi.kernels.convolution import lower_convolution
+from katachi.kernels import attention, convolution, matmul, sort, unpool
 from katachi.kernels.in_order import lower_in_order
 from katachi.kernels.loops import Kernel, Steps
-from katachi.kernels.matmul import lower_matmul
 from katachi.kernels.nest import lower_loops
-from katachi.kernels.sort import lower_sort
-from katachi.kernels.unpool import lower_unpool
 
 if TYPE_CHECKING:
     from katachi.compiler.fuse import Group
 
-TEMPLATES: dict[str, Callable[..., Steps]] = {
-    "matmul": lower_matmul,
-    "convolution": lower_convolution,
-    "attention": lower_attention,
-    "sort": lower_sort,
-    "unpool": lower_unpool,
+TEMPLATES: dict[str, tuple[Callable[..., Any], Callable[..., Steps]]] = {  # a problem in numbers, and its steps
+    "matmul": (matmul.problem, matmul.lower_matmul),
+    "convolution": (convolution.problem, convolution.lower_convolution),
+    "attention": (attention.problem, attention.lower_attention),
+    "sort": (sort.problem, sort.lower_sort),
+    "unpool": (unpool.problem, unpool.lower_unpool),
 }
 EXPRESSIONS = ("loops", "in order")  # the kinds of groups that are written in the loop language
 # Kernels that take subnormal numbers for zero, since those slow down what is multiplied and added up again and again:
@@ -39,43 +35,83 @@ ALONE = 60_000  # instructions and elements: below, waking another thread costs 
 _GRAIN = 64  # steps of a vector loop come in whole vectors of any target
 
 
-def kernels_of(groups: Sequence[Group], index: dict[Node, int], firm: int) -> Kernels:
-    """What runs the groups. From group `firm` on cells are written to. `index` is each value's row of the table of
-    addresses. Kernels whose structure is new are compiled here, together."""
-    parts: list[tuple[Any, list[int], int, int]] = []  # key, parameters, tasks, flags
-    checks: dict[int, tuple[tuple[Node, int], ...]] = {}
-    scratch = 0
-    threads, target = pool().threads, engine().target
+class Loops(NamedTuple):
+    """A kernel in the loop language, as a part of a program. Its numbers may be sizes of the program's."""
+
+    kernel: Kernel
+    flags: int
+
+
+class Template(NamedTuple):
+    """What a template computes, as a part of a program."""
+
+    kind: str
+    problem: Any  # in numbers
+    flags: int
+
+
+def parts_of(groups: Sequence[Group], index: Mapping[Node, int], firm: int) -> tuple[list[Loops | Template], list[Any]]:
+    """What runs the groups, one after another, and bytes of scratch memory that some of it needs. From group `firm` on
+    cells are written to. `index` is each value's row of the table of addresses."""
+    parts: list[Loops | Template] = []
+    scratch: list[Any] = []
     written = False  # whether cells have been, before this part
     for i, group in enumerate(groups):
         if group.kind not in EXPRESSIONS:
-            node = group.outputs[-1]
-            made = group.outputs if group.kind == "attention" else node  # of the others there is one result
-            steps = TEMPLATES[group.kind](node, made, index, threads, target)
+            problem = TEMPLATES[group.kind][0](group.outputs[-1], group.outputs, index)
             late = ((PROTECTED | COMMITTED) if written else 0) | (FLUSHED if group.kind in PRODUCTS else 0)
-            parts.extend((key, parameters, tasks, late) for key, parameters, tasks in steps.kernels)
-            scratch = max(scratch, steps.scratch)
+            parts.append(Template(group.kind, problem, late))
             continue
         these = group.nodes, group.inputs, group.outputs, index
         kernels, needed = (
             lower_in_order(*these) if group.kind == "in order" else ([lower_loops(*these, group.local)], 0)
         )
-        scratch = max(scratch, needed)
+        scratch.append(needed)
         for kernel in kernels:
-            tasks = _split(kernel, threads)
-            if tasks:
+            if all(kernel.extents[: kernel.code.outer]):
                 flags = (PROTECTED if i >= firm else 0) | (COMMITTED if written else 0)
                 flags |= FLUSHED if _updates(group) else 0
                 written = written or i >= firm
-                if kernel.checks:
-                    checks[len(parts)] = kernel.checks
-                    flags |= CHECKED
-                parts.append((kernel.code, kernel.parameters, tasks, flags))
-    names = engine().names([p[0] for p in parts])
-    rows = [
-        Row(name, tuple(numbers), tasks, flags) for name, (_, numbers, tasks, flags) in zip(names, parts, strict=True)
-    ]
-    return Kernels(tuple(rows), checks, scratch)
+                parts.append(Loops(kernel, flags | (CHECKED if kernel.checks else 0)))
+    return parts, scratch
+
+
+def kernels_of(parts: Sequence[Loops | Template], scratch: Sequence[int]) -> Kernels:
+    """What runs the parts, all of whose sizes are known. Kernels whose structure is new are compiled here, together."""
+    keys: list[Any] = []
+    rows: list[Row] = []
+    checks: dict[int, tuple[tuple[Node, int], ...]] = {}
+    most = max(scratch, default=0)
+    for part in parts:
+        if isinstance(part, Template):
+            steps = steps_of(part.kind, part.problem)
+            most = max(most, steps.scratch)
+            for key, parameters, tasks in steps.kernels:
+                keys.append(key)
+                rows.append(Row("", tuple(parameters), tasks, part.flags))
+            continue
+        code, parameters, extents, work, wrong = part.kernel
+        slot = code.split_slot
+        tasks, parameters[slot], parameters[slot + 1] = split(code.vector, extents[: code.outer], work)
+        if wrong:
+            checks[len(rows)] = wrong
+        keys.append(code)
+        rows.append(Row("", tuple(parameters), tasks, part.flags))
+    return Kernels(
+        tuple([Row(name, *row[1:]) for row, name in zip(rows, engine().names(keys), strict=True)]), checks, most
+    )
+
+
+def steps_of(kind: str, problem: Any) -> Steps:
+    """The kernels of a template for a problem whose numbers are known."""
+    return TEMPLATES[kind][1](problem, pool().threads, engine().target)
+
+
+def addresses(keys: Sequence[Any]) -> list[int]:
+    """Where kernels begin, which are compiled if they are new."""
+    found = engine().addresses(engine().names(keys))
+    assert found is not None
+    return found
 
 
 def _updates(group: Group) -> bool:
@@ -86,20 +122,16 @@ def _updates(group: Group) -> bool:
     )
 
 
-def _split(kernel: Kernel, threads: int) -> int:
-    """How many tasks; writes into the kernel's parameters which loop they share. Zero if there is nothing to do."""
-    code, sizes = kernel.code, kernel.extents
-    outer = sizes[: code.outer]
-    slot = code.split_slot
-    kernel.parameters[slot : slot + 2] = [-1, 0]
-    if not all(outer):
-        return 0
-    pieces = min(4 * threads, kernel.work // ALONE)
+def split(vector: int, outer: Sequence[int], work: int) -> tuple[int, int, int]:
+    """How many tasks a kernel is, which of its outer loops they share (or -1), and how many steps of it each takes.
+
+    `vector`: the loop that is one of vectors; `work`: instructions times elements."""
+    threads = pool().threads
+    pieces = min(4 * threads, work // ALONE)
     if threads == 1 or pieces < 2 or not outer:
-        return 1
-    loop = 0 if outer[0] >= pieces else max(range(code.outer), key=outer.__getitem__)
-    grain = _GRAIN if loop == code.vector else 1
+        return 1, -1, 0
+    loop = 0 if outer[0] >= pieces else max(range(len(outer)), key=outer.__getitem__)
+    grain = _GRAIN if loop == vector else 1
     steps = -(-outer[loop] // grain)
     chunk = -(-steps // min(pieces, steps)) * grain
-    kernel.parameters[slot : slot + 2] = [loop, chunk]
-    return -(-outer[loop] // chunk)
+    return -(-outer[loop] // chunk), loop, chunk

@@ -1,0 +1,515 @@
+"""Sizes as parameters of a graph: integers whose values differ from run to run.
+
+A loop's batches have 64 rows, and the last one 37. Both are the same graph, with `s0` rows:
+
+    x float32[s0, 784]    x @ w float32[s0, 10]    its kernel reads s0 * 784 elements
+
+A `SymInt` is a polynomial in such sizes. Comparing two decides something about the graph, so the answer is the one for
+the sizes at hand, and it becomes a *guard*: the graph serves all sizes for which every guard holds.
+
+    s0 == s1    for 64 and 64: true, and from here on s1 is s0
+    s0 < 16     for 64: false, guard s0 >= 16
+    s0 == 1     false without a guard: sizes of 0 and 1 are no parameters, but part of the graph
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LEAST = 2  # that a parameter may be
+Terms = tuple[tuple[tuple[Any, ...], Any], ...]  # (what is multiplied, by which number) each
+Bounds = tuple[Any, Any]  # least and greatest value, None for unknown
+
+
+class Guard(NamedTuple):
+    """`value relation 0`, as it must be for the sizes of a run: `s0 - 16 >= 0`."""
+
+    value: SymInt
+    relation: str
+
+    def __str__(self) -> str:
+        return f"{self.value} {self.relation} 0"
+
+
+RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+OPPOSITE = {"==": "!=", "!=": "=="}
+
+
+def as_float(value: Any) -> Any:
+    """A size as a float."""
+    return call("float", value) if value.__class__ is SymInt else float(value)
+
+
+def low_bits(dtype: str, value: Any) -> Any:
+    """A number of a dtype as the integer whose low bits it is."""
+    if value.__class__ is SymInt:
+        return call("bits", dtype, value)
+    return int.from_bytes(np.array(value).astype(dtype).tobytes().ljust(8, b"\0"), "little", signed=True)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "//": operator.floordiv, "%": operator.mod, "/": operator.truediv, "float": as_float, "bits": low_bits,
+}  # fmt: skip
+
+
+class SymInt:
+    """A polynomial in sizes: sums of products of symbols, which are numbered, and of calls `(function, *arguments)`.
+
+    >>> with ShapeEnv([64]): print(symbol(0) * 3 + 1, symbol(0) > 16)
+    193 True
+    """
+
+    __slots__ = ("_hash", "terms")
+    __array_ufunc__ = None  # NumPy leaves arithmetic to this class
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms, self._hash = terms, hash(terms)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        env = _local.env
+        return str(evaluate(self, env.sizes)) if env is not None else describe(self)
+
+    def __add__(self, other: Any) -> Any:
+        if other.__class__ is SymInt:
+            more = other.terms
+        elif other.__class__ in _NUMBERS:
+            if not other:
+                return self
+            more = (((), other),)
+        else:
+            return NotImplemented
+        total = dict(self.terms)
+        for product, factor in more:
+            total[product] = total.get(product, 0) + factor
+        return _polynomial(total)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Any:
+        return SymInt(tuple([(product, -factor) for product, factor in self.terms]))
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __sub__(self, other: Any) -> Any:
+        return self + -other if other.__class__ in _KNOWN else NotImplemented
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other if other.__class__ in _KNOWN else NotImplemented
+
+    def __mul__(self, other: Any) -> Any:
+        if other.__class__ in _NUMBERS:
+            if not other:
+                return 0
+            return self if other == 1 else SymInt(tuple([(product, factor * other) for product, factor in self.terms]))
+        if other.__class__ is not SymInt:
+            return NotImplemented
+        total: dict[Any, Any] = {}
+        for p, a in self.terms:
+            for q, b in other.terms:
+                product = tuple(sorted((*p, *q), key=hash)) if p and q else p or q
+                total[product] = total.get(product, 0) + a * b
+        return _polynomial(total)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return call("/", self, other) if other.__class__ in _KNOWN else NotImplemented
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return call("/", other, self) if other.__class__ in _KNOWN else NotImplemented
+
+    def __pow__(self, exponent: int) -> Any:
+        total: Any = 1
+        for _ in range(exponent):
+            total = total * self
+        return total
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _quotient(self, other) if other.__class__ in _KNOWN else NotImplemented
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return _quotient(other, self) if other.__class__ in _KNOWN else NotImplemented
+
+    def __mod__(self, other: Any) -> Any:
+        return _remainder(self, other) if other.__class__ in _KNOWN else NotImplemented
+
+    def __rmod__(self, other: Any) -> Any:
+        return _remainder(other, self) if other.__class__ in _KNOWN else NotImplemented
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is SymInt:
+            if self.terms == other.terms:  # type: ignore[attr-defined]
+                return True
+        elif other.__class__ not in _NUMBERS:
+            return False
+        return _decide(self - other, "==")
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __lt__(self, other: Any) -> bool:
+        return _decide(-self + other, ">")
+
+    def __le__(self, other: Any) -> bool:
+        return _decide(-self + other, ">=")
+
+    def __gt__(self, other: Any) -> bool:
+        return _decide(self - other, ">")
+
+    def __ge__(self, other: Any) -> bool:
+        return _decide(self - other, ">=")
+
+    def __bool__(self) -> bool:
+        return not _decide(self, "==")
+
+    def __abs__(self) -> Any:
+        return self if self >= 0 else -self
+
+    def __index__(self) -> int:
+        """The value at hand, on which the graph depends from here on: no other size has it."""
+        return current().pin(self)
+
+    def __float__(self) -> float:
+        return float(self.__index__())
+
+
+_NUMBERS = (int, float, bool)
+_KNOWN = (SymInt, *_NUMBERS)
+
+
+def symbol(number: int) -> SymInt:
+    """The size with this number.
+
+    >>> describe(symbol(0) * 784)
+    '784*s0'
+    """
+    return SymInt((((number,), 1),))
+
+
+def call(function: str, *arguments: Any) -> SymInt:
+    """What a function in FUNCTIONS makes of sizes."""
+    return SymInt(((((function, *arguments),), 1),))
+
+
+def describe(x: Any) -> str:
+    """With names in place of values."""
+    if x.__class__ is not SymInt:
+        return str(x)
+    parts = []
+    for product, factor in x.terms:
+        names = [f"s{a}" if a.__class__ is int else f"{a[0]}({', '.join(map(describe, a[1:]))})" for a in product]
+        parts.append("*".join(([] if factor == 1 and names else [str(factor)]) + sorted(names)))
+    return " + ".join(sorted(parts)).replace("+ -", "- ")
+
+
+def _polynomial(total: dict[Any, Any]) -> Any:
+    """The number or the SymInt with these terms."""
+    terms = [term for term in total.items() if term[1]]
+    if not terms:
+        return 0
+    if len(terms) > 1:
+        terms.sort(key=lambda term: hash(term[0]))
+    elif not terms[0][0]:
+        return terms[0][1]
+    return SymInt(tuple(terms))
+
+
+def _parts(x: Any) -> Terms:
+    return x.terms if x.__class__ is SymInt else (((), x),) if x else ()
+
+
+def _divided(x: Any, by: Any) -> Any:
+    """x / by where that is a polynomial with whole factors, else None."""
+    divisor = _parts(by)
+    if len(divisor) != 1:
+        return 1 if _parts(x) == divisor else None
+    ((below, number),) = divisor
+    total: dict[Any, Any] = {}
+    for product, factor in _parts(x):
+        left = list(product)
+        for a in below:
+            if a not in left:
+                return None
+            left.remove(a)
+        if number.__class__ is float or factor.__class__ is float or factor % number:
+            return None
+        total[tuple(left)] = factor // number
+    return _polynomial(total)
+
+
+def _quotient(x: Any, by: Any) -> Any:
+    exact = _divided(x, by)
+    if exact is not None:
+        return exact
+    return 0 if _below(x, by) else call("//", x, by)
+
+
+def _below(x: Any, by: Any) -> bool:
+    """Whether 0 <= x < by for all sizes."""
+    low, (_, above) = bounds(x)[0], bounds(x - by)
+    return low is not None and low >= 0 and above is not None and above < 0
+
+
+def _remainder(x: Any, by: Any) -> Any:
+    if _divided(x, by) is not None:
+        return 0
+    if _below(x, by):
+        return x
+    if by.__class__ is int and by > 0 and x.__class__ is SymInt:  # what it divides makes no difference
+        kept = {product: factor for product, factor in x.terms if factor.__class__ is not int or factor % by}
+        x = _polynomial(kept)
+        if x.__class__ is not SymInt:
+            return x % by
+    return call("%", x, by)
+
+
+def bounds(x: Any) -> Bounds:
+    """The least and greatest value for any sizes, None where there is none or it is not known.
+
+    >>> bounds(symbol(0) * 3 - 1)
+    (5, None)
+    """
+    low: Any = 0
+    high: Any = 0
+    for product, factor in _parts(x):
+        least, most = 1, 1
+        for a in product:
+            down, up = (LEAST, None) if a.__class__ is int else _call_bounds(a)
+            least, most = _product(least, most, down, up)
+        if factor < 0:
+            least, most = most, least
+        low = None if low is None or least is None else low + least * factor
+        high = None if high is None or most is None else high + most * factor
+    return low, high
+
+
+def _product(a: Any, b: Any, c: Any, d: Any) -> Bounds:
+    """Bounds of x * y for a <= x <= b and c <= y <= d: of numbers that are not negative, or of one of them alone."""
+    if (a, b) == (1, 1):
+        return c, d
+    if a is None or c is None or a < 0 or c < 0:
+        return None, None
+    return a * c, None if b is None or d is None else b * d
+
+
+def _call_bounds(a: tuple[Any, ...]) -> Bounds:
+    if a[0] not in ("//", "%"):
+        return None, None
+    low, high = bounds(a[1])
+    least, most = bounds(a[2])
+    if least is None or least < 1:
+        return None, None
+    if a[0] == "%":
+        return 0, None if most is None else most - 1
+    down = None if low is None else low // least if low < 0 else 0 if most is None else low // most
+    up = None if high is None else high // least if high >= 0 else -1 if most is None else high // most
+    return down, up
+
+
+def evaluate(x: Any, sizes: Sequence[int]) -> Any:
+    """The value for these sizes; x itself if it is none of theirs.
+
+    >>> evaluate(symbol(0) * symbol(1) + 1, [3, 5])
+    16
+    """
+    if x.__class__ is not SymInt:
+        return x
+    total = 0
+    for product, factor in x.terms:
+        for a in product:
+            if a.__class__ is int:
+                factor = factor * sizes[a]
+            else:
+                factor = factor * FUNCTIONS[a[0]](*[evaluate(y, sizes) for y in a[1:]])
+        total += factor
+    return total
+
+
+def evaluated(x: Any, sizes: Sequence[int]) -> Any:
+    """The same for whatever is in tuples."""
+    if isinstance(x, tuple):
+        found = [evaluated(y, sizes) for y in x]
+        return tuple(found) if x.__class__ is tuple else x.__class__(*found)
+    return evaluate(x, sizes)
+
+
+def always_equal(a: Any, b: Any) -> bool:
+    """Whether two sizes, or tuples of them, are equal for all sizes. Where nothing depends on the answer but speed, it
+    is better than `==`, which may hold by chance and then is a guard.
+
+    >>> always_equal((symbol(0), 8), (symbol(0), 8)), always_equal(symbol(0), 8)
+    (True, False)
+    """
+    if a is b:
+        return True
+    if a.__class__ is tuple or b.__class__ is tuple:
+        return a.__class__ is b.__class__ and len(a) == len(b) and all(map(always_equal, a, b))
+    if a.__class__ is SymInt or b.__class__ is SymInt:
+        return a.__class__ is b.__class__ and a.terms == b.terms
+    return a == b
+
+
+def holds(guards: Iterable[Guard], sizes: Sequence[int]) -> bool:
+    """Whether all are true for these sizes."""
+    return all(RELATIONS[relation](evaluate(value, sizes), 0) for value, relation in guards)
+
+
+def is_symbolic(x: Any) -> bool:
+    """Whether it is a SymInt, or a tuple with one in it."""
+    return x.__class__ is SymInt or (isinstance(x, tuple) and any(map(is_symbolic, x)))
+
+
+class ShapeEnv:
+    """The sizes at hand while a graph is made, as a context of the thread, and the guards of what is decided."""
+
+    def __init__(self, sizes: Sequence[int], equal: Mapping[int, Any] | None = None) -> None:
+        """`sizes` by number; `equal` says of some what they are in terms of others."""
+        self.sizes = sizes
+        self.equal = dict(equal or {})
+        self.guards: dict[Guard, None] = {}
+
+    def __enter__(self) -> ShapeEnv:
+        self._outer, _local.env = _local.env, self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _local.env = self._outer
+
+    def pin(self, x: Any) -> int:
+        """The value of x, which it must have from here on."""
+        x = self.simplified(x)
+        if x.__class__ is not SymInt:
+            return x
+        value = evaluate(x, self.sizes)
+        self.decide(x - value, "==")
+        return value
+
+    def simplified(self, x: Any) -> Any:
+        """x with what is known to be equal to a number or to other sizes."""
+        while x.__class__ is SymInt and (found := [a for a in symbols(x) if a in self.equal]):
+            x = _substituted(x, {a: self.equal[a] for a in found})
+        return x
+
+    def decide(self, d: Any, relation: str) -> bool:
+        """Whether `d relation 0`, for the sizes at hand."""
+        d = self.simplified(d)
+        low, high = bounds(d)
+        if relation == "==":
+            if d.__class__ is not SymInt or (low is not None and low > 0) or (high is not None and high < 0):
+                return d.__class__ is not SymInt and d == 0
+        elif low is not None and (low > 0 or (low == 0 and relation == ">=")):
+            return True
+        elif high is not None and (high < 0 or (high == 0 and relation == ">")):
+            return False
+        d = _reduced(d)
+        outcome = RELATIONS[relation](evaluate(d, self.sizes), 0)
+        if relation == "==":
+            self.guards[Guard(d, "==" if outcome else "!=")] = None
+            if outcome:
+                self.equate(d)
+        elif outcome:
+            self.guards[Guard(d, relation)] = None
+        else:
+            self.guards[Guard(-d, ">" if relation == ">=" else ">=")] = None
+        return outcome
+
+    def equate(self, d: SymInt) -> None:
+        """d is 0, so one of its sizes follows from the others: the last that stands alone in a term of its own."""
+        candidates = [
+            (product[0], factor)
+            for product, factor in d.terms
+            if len(product) == 1
+            and product[0].__class__ is int
+            and all(other.__class__ is int and other % factor == 0 for _, other in d.terms)
+        ]
+        for number, factor in sorted(candidates, reverse=True):
+            rest = _divided(symbol(number) * factor - d, factor)
+            if number not in symbols(rest):
+                self.equal[number] = rest
+                return
+
+
+class _Local(threading.local):
+    env: ShapeEnv | None = None
+
+
+_local = _Local()
+
+
+def current() -> ShapeEnv:
+    """The sizes at hand in this thread."""
+    env = _local.env
+    assert env is not None, "a size is compared where no sizes are at hand"
+    return env
+
+
+def know(a: Any, b: Any) -> None:
+    """That two sizes are equal, whatever they are: no guard is needed."""
+    env = _local.env
+    d = env.simplified(a - b) if env is not None else 0
+    if d.__class__ is SymInt:
+        current().equate(_reduced(d))
+
+
+def _decide(d: Any, relation: str) -> bool:
+    if d.__class__ is not SymInt:
+        return RELATIONS[relation](d, 0)
+    return current().decide(d, relation)
+
+
+def symbols(x: Any) -> set[int]:
+    """The numbers of the sizes in it."""
+    if x.__class__ is not SymInt:
+        return set()
+    found: set[int] = set()
+    for product, _ in x.terms:
+        for a in product:
+            if a.__class__ is int:
+                found.add(a)
+            else:
+                for y in a[1:]:
+                    found |= symbols(y)
+    return found
+
+
+def _substituted(x: Any, by: Mapping[int, Any]) -> Any:
+    """x with others in place of some sizes."""
+    if x.__class__ is not SymInt:
+        return x
+    total: Any = 0
+    for product, factor in x.terms:
+        for a in product:
+            if a.__class__ is int:
+                factor = factor * (by[a] if a in by else symbol(a))
+            else:
+                args = [_substituted(y, by) for y in a[1:]]
+                factor = factor * (
+                    _quotient(*args) if a[0] == "//" else _remainder(*args) if a[0] == "%" else call(a[0], *args)
+                )
+        total = total + factor
+    return total
+
+
+def _reduced(d: SymInt) -> SymInt:
+    """d without the sizes that all its terms have as a factor; they are positive, so that signs stay."""
+    first = [a for a in d.terms[0][0] if a.__class__ is int]
+    for a in first:
+        if all(a in product for product, _ in d.terms):
+            d = _divided(d, symbol(a))
+            if d.__class__ is not SymInt:
+                return SymInt((((), d),))
+    return d
