@@ -12,7 +12,7 @@ from katachi.devices.cpu.engine import engine
 from katachi.graph.dtypes import DType, float16, float32, float64, int8, int32, int64
 from katachi.graph.node import aval
 from katachi.graph.primitives import input_node, make
-from katachi.kernels.sort import Sort, lower_sort, problem
+from katachi.kernels.sort import Sort, lower, problem
 
 
 @pytest.mark.parametrize("dtype", [int8, float16, float32, int32, float64, int64])
@@ -21,7 +21,7 @@ def test_an_index_shares_a_number_with_its_key_where_both_fit(dtype: DType, size
     key = input_node(aval((size,), dtype, "cpu", False), 0)
     payload = input_node(aval((size,), int64, "cpu", False), 1)
     node = make("sort", key, payload, axis=0, descending=False)
-    steps = lower_sort(problem(node, [node], {key: 1, payload: 2, node: 3}), 2, engine().target)
+    steps = lower(problem(node, [node], {key: 1, payload: 2, node: 3}), 2, engine().target)
     ((kind, *_),) = steps.kernels
     assert isinstance(kind, Sort)
     most_bits = (size - 1).bit_length()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from katachi.compiler import bodies
 from katachi.compiler.fuse import Group, fuse
 from katachi.compiler.order import overwriting
 from katachi.compiler.passes import optimise
-from katachi.compiler.plan import plan
+from katachi.compiler.plan import plan, stack
 from katachi.compiler.recipe import Cell, Recipe, Value
+from katachi.compiler.sized import LoopKernel, Plan, Stretch, TemplateKernel
 from katachi.compiler.steps import Step, last_uses, nbytes
+from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.pool import pool
 from katachi.devices.cpu.tasks import Loops, Template, kernels_of, parts_of
+from katachi.devices.cpu.templates import steps_of
 from katachi.graph.costs import operations
 from katachi.graph.node import Node, toposort
+from katachi.graph.symint import current, evaluate, evaluated, is_symbolic
 from katachi.kernels.loops import SCRATCH
 from katachi.kernels.lower import lowerable
 from katachi.kernels.nest import row_steps
@@ -89,6 +93,56 @@ def draft(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Draft:
         kinds=tuple(g.kind for g in groups),
     )
     return Draft(recipe, tuple(_parts(groups, index, in_place)), temporary, last_uses(reads, made, keep), size)
+
+
+def sized_plan(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Plan | None:
+    """The plan of a program of any sizes, in a ShapeEnv; None where parts of it run in Python."""
+    d, sizes = draft(outputs, replaces), tuple(current().sizes)
+    numbers: dict[Any, int] = {}
+
+    def place(x: Any) -> int:
+        return numbers.setdefault(x, len(numbers))
+
+    parts = [part for part in d.parts if not isinstance(part, Step)]
+    if len(parts) < len(d.parts):
+        return None
+    stretches = tuple([_stretch(*part, place, sizes) for part in parts])
+    planned = plan(d.made, d.last_used, {row: evaluate(n, sizes) for row, n in d.bytes.items()}, {})
+    order = stack(d.made, d.last_used, planned.offsets)
+    temporaries = tuple([(row, place(d.bytes[row])) for row, _ in order])
+    return Plan(d.recipe, tuple(numbers), stretches, order, temporaries, sizes)
+
+
+def _stretch(
+    parts: Sequence[Loops | Template], scratch: Sequence[Any], place: Callable[[Any], int], sizes: Sequence[int]
+) -> Stretch:
+    """`place` gives each number that may depend on sizes a place among all of the program."""
+    templates = [part for part in parts if isinstance(part, Template)]
+    found = [steps_of(t.kind, evaluated(t.problem, sizes)) for t in templates]
+    keys = [part.kernel.code for part in parts if isinstance(part, Loops)]
+    names = iter(engine().names([*keys, *[key for steps in found for key, _, _ in steps.kernels]]))
+    kernels = iter([next(names) for _ in keys])
+    parameters: list[int] = []
+    holes: list[tuple[int, int]] = []
+    splits: dict[tuple[int, tuple[int, ...], int], int] = {}
+    made: list[LoopKernel | TemplateKernel] = []
+    for part in parts:
+        if isinstance(part, Template):
+            made.append(TemplateKernel(*part))
+            continue
+        code, own, extents, work, checks = part.kernel
+        start = len(parameters)
+        holes += [(start + i, place(n)) for i, n in enumerate(own) if is_symbolic(n)]
+        parameters += [0 if is_symbolic(n) else n for n in own]
+        division = (code.vector, tuple([place(n) for n in extents[: code.outer]]), place(work))
+        which = splits.setdefault(division, len(splits))
+        made.append(LoopKernel(next(kernels), start, start + code.split_slot, which, part.flags, checks))
+    first = tuple([
+        (steps.scratch, tuple([(next(names), tuple(own), tasks) for _, own, tasks in steps.kernels])) for steps in found
+    ])  # fmt: skip
+    return Stretch(
+        tuple(made), tuple(parameters), tuple(holes), tuple(splits), tuple([place(n) for n in scratch]), first
+    )
 
 
 def _parts(groups: list[Group], index: dict[Node, int], in_place: set[Node]) -> Iterator[Any]:

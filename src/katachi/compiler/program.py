@@ -130,9 +130,9 @@ class Sized:
         self.plan = None
         env = current()
         if env.sizes and all(n.device == "cpu" for n in toposort(outputs)):
-            from katachi.compiler.sized import sized_plan
+            from katachi.compiler.sized import sized
 
-            self.plan = sized_plan(Resized(env.simplified)(outputs), replaces)
+            self.plan = sized(Resized(env.simplified)(outputs), replaces)
 
     def at(self, sizes: Sequence[int]) -> Any:
         """The program for these sizes, for which the guards must hold."""

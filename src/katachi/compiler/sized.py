@@ -6,119 +6,85 @@ numbers    extents and strides, how work is divided into tasks, places in the ar
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from katachi.compiler.making import draft
+from katachi.compiler import stored
 from katachi.compiler.native import NativeProgram
-from katachi.compiler.plan import plan, stack, stacked
+from katachi.compiler.plan import Stack, stacked
+from katachi.compiler.recipe import Cell, Recipe, Value
 from katachi.compiler.steps import Step
+from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.launch import Launch, Table
-from katachi.devices.cpu.tasks import Loops, Template, addresses, split, steps_of
+from katachi.devices.cpu.split import split
 from katachi.graph.concrete import at_sizes
-from katachi.graph.node import Node
-from katachi.graph.symint import SymInt, current, evaluate, evaluated
+from katachi.graph.node import Node, toposort
+from katachi.graph.symint import Guard, current, evaluate, evaluated, from_plain, holds, plain
 
 Array = np.ndarray[Any, Any]
+TemplateSteps = tuple[int, tuple[tuple[str, tuple[int, ...], int], ...]]  # scratch; kernel, parameters and tasks each
 
 
-class Numbers:
-    """All different numbers of a program, those that depend on sizes first computed once for each size."""
+class LoopKernel(NamedTuple):
+    """A kernel in the loop language."""
 
-    def __init__(self) -> None:
-        self.place: dict[Any, int] = {}
-
-    def add(self, x: Any) -> int:
-        """Where a number is found among those that `at` gives."""
-        return self.place.setdefault(x, len(self.place))
-
-    def at(self, sizes: Sequence[int]) -> list[Any]:
-        return [evaluate(x, sizes) for x in self.place]
+    kernel: str
+    start: int  # where its parameters begin
+    slot: int  # where among all of them it is said how its work is divided
+    split: int  # and by which of the stretch's divisions
+    flags: int
+    checks: tuple[tuple[Any, int], ...]  # what each check is of, and along which axis
 
 
-class Stretch:
-    """Kernels that run one after another, from which a `Launch` is made for given sizes."""
+class TemplateKernel(NamedTuple):
+    """What a template computes."""
 
-    def __init__(self, parts: Sequence[Loops | Template], scratch: Sequence[Any], numbers: Numbers) -> None:
-        self.parts = parts
-        self.scratch = [numbers.add(n) for n in scratch]
-        self.known: dict[Any, int] = {}  # where templates' kernels begin, by their keys
-        loops = [part for part in parts if isinstance(part, Loops)]
-        self.kernels = addresses([part.kernel.code for part in loops])
-        # the parameters of all loops in a row; where in it are sizes, and which
-        flat: list[int] = []
-        self.holes: list[int] = []
-        self.which: list[int] = []
-        self.splits: dict[Any, int] = {}  # (loops around, vector loop, their extents, work), each once
-        self.split_at: list[tuple[int, int]] = []  # for each kernel: where its split goes, and which it is
-        self.starts: list[int] = []
-        for part in loops:
-            k = part.kernel
-            self.starts.append(len(flat))
-            for i, n in enumerate(k.parameters):
-                if n.__class__ is SymInt:
-                    self.holes.append(len(flat) + i)
-                    self.which.append(numbers.add(n))
-            outer = tuple([numbers.add(n) for n in k.extents[: k.code.outer]])
-            key = (k.code.vector, outer, numbers.add(k.work))
-            self.split_at.append((len(flat) + k.code.split_slot, self.splits.setdefault(key, len(self.splits))))
-            flat += [0 if n.__class__ is SymInt else n for n in k.parameters]
-        self.flat = np.array(flat, np.int64)
-
-    def at(self, sizes: Sequence[int], values: list[Any]) -> Launch:
-        """What runs them for these sizes, and these values of the program's numbers."""
-        flat = self.flat.copy()
-        flat[self.holes] = [values[i] for i in self.which]
-        splits = [split(vector, [values[i] for i in outer], values[work]) for vector, outer, work in self.splits]
-        table = Table(max([values[i] for i in self.scratch], default=0))
-        base = table.keep(flat)
-        loops = zip(self.kernels, self.starts, self.split_at, strict=True)
-        keys: list[Any] = []
-        steps: list[Any] = []
-        for part in self.parts:
-            if isinstance(part, Template):
-                found = steps_of(part.kind, evaluated(part.problem, sizes))
-                steps.append(found)
-                keys += [key for key, _, _ in found.kernels if key not in self.known]
-        if keys:
-            self.known.update(zip(keys, addresses(keys), strict=True))
-        made = iter(steps)
-        for part in self.parts:
-            if isinstance(part, Template):
-                found = next(made)
-                table.scratch = max(table.scratch, found.scratch)
-                for key, parameters, tasks in found.kernels:
-                    table.add(self.known[key], table.keep(np.array(parameters, np.int64)), tasks, part.flags)
-                continue
-            kernel, start, (at, i) = next(loops)
-            tasks, flat[at], flat[at + 1] = splits[i]
-            table.add(kernel, base + 8 * start, tasks, part.flags, part.kernel.checks)
-        return Launch(table)
+    kind: str
+    problem: tuple[Any, ...]  # in numbers, which may be sizes
+    flags: int
 
 
-class SizedPlan:
-    """A draft of a program, from which it is made for given sizes."""
+class Stretch(NamedTuple):
+    """Kernels that run one after another. Numbers that may depend on sizes have places in `Plan.numbers`."""
 
-    def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
-        self.outputs, self.replaces = outputs, replaces
-        self.draft = d = draft(outputs, replaces)
-        self.whole = all(not isinstance(part, Step) for part in d.parts)  # nothing runs in Python
-        if not self.whole:
-            return
-        sizes = current().sizes
-        planned = plan(d.made, d.last_used, {row: evaluate(n, sizes) for row, n in d.bytes.items()}, {})
-        self.numbers = Numbers()
-        self.stack = stack(d.made, d.last_used, planned.offsets)
-        self.bytes = [(row, self.numbers.add(d.bytes[row])) for row, _ in self.stack]
-        self.stretches = [Stretch(*part, self.numbers) for part in d.parts if not isinstance(part, Step)]
+    parts: tuple[LoopKernel | TemplateKernel, ...]
+    parameters: tuple[int, ...]  # of all loops in a row
+    holes: tuple[tuple[int, int], ...]  # (where a number goes in it, which)
+    splits: tuple[tuple[int, tuple[int, ...], int], ...]  # (vector loop, extents of the loops around, work), each once
+    scratch: tuple[int, ...]
+    first: tuple[TemplateSteps, ...]  # of templates, for the sizes that the plan was made at
+
+
+class Plan(NamedTuple):
+    """A program but for its sizes."""
+
+    recipe: Recipe  # without parts, offsets and arena
+    numbers: tuple[Any, ...]
+    stretches: tuple[Stretch, ...]
+    stack: Stack
+    bytes: tuple[tuple[int, int], ...]  # of temporaries, by row
+    sizes: tuple[int, ...]  # that it was made at
+
+
+class Sized:
+    """A program of any sizes, from which it is made for given ones."""
+
+    def __init__(self, plan: Plan, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
+        """Raises LookupError if some kernels are no longer on disk."""
+        self.plan, self.outputs, self.replaces = plan, outputs, replaces
+        self.stretches = [_Ready(stretch) for stretch in plan.stretches]
+        self.runs = 0
 
     def at(self, sizes: Sequence[int]) -> NativeProgram:
         """The program for these sizes."""
-        r, values = self.draft.recipe, self.numbers.at(sizes)
-        launches: list[Launch | Step] = [stretch.at(sizes, values) for stretch in self.stretches]
-        offsets, arena = stacked(self.stack, {row: values[i] for row, i in self.bytes})
+        plan, r = self.plan, self.plan.recipe
+        values = [evaluate(x, sizes) for x in plan.numbers]
+        first = sizes == plan.sizes
+        launches: list[Launch | Step] = [stretch.at(sizes, values, first) for stretch in self.stretches]
+        offsets, arena = stacked(plan.stack, {row: values[i] for row, i in plan.bytes})
         recipe = r._replace(
             fresh=evaluated(r.fresh, sizes),
             in_place=evaluated(r.in_place, sizes),
@@ -131,7 +97,119 @@ class SizedPlan:
         return NativeProgram.of(recipe, launches, lambda: (at_sizes(sizes)(self.outputs), self.replaces))
 
 
-def sized_plan(outputs: Sequence[Node], replaces: Mapping[int, int]) -> SizedPlan | None:
-    """The plan of a program of any sizes, None where parts of it run in Python."""
-    found = SizedPlan(outputs, replaces)
-    return found if found.whole else None
+class _Ready:
+    """A stretch with the addresses of its kernels."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        self.stretch = stretch
+        self.kernels = _addresses([part.kernel for part in stretch.parts if isinstance(part, LoopKernel)])
+        self.first = [
+            (scratch, [(_addresses([kernel])[0], *rest) for kernel, *rest in kernels])
+            for scratch, kernels in stretch.first
+        ]
+        self.known: dict[Any, int] = {}  # where templates' kernels begin, by their keys
+        self.parameters = np.array(stretch.parameters, np.int64)
+        self.holes = [at for at, _ in stretch.holes]
+
+    def at(self, sizes: Sequence[int], values: Sequence[Any], first: bool) -> Launch:
+        """What runs the kernels for these sizes, and these values of the program's numbers."""
+        stretch, parameters = self.stretch, self.parameters.copy()
+        parameters[self.holes] = [values[i] for _, i in stretch.holes]
+        splits = [split(vector, [values[i] for i in outer], values[work]) for vector, outer, work in stretch.splits]
+        steps = self.first if first else self._templates(sizes)
+        table = Table(max([*[values[i] for i in stretch.scratch], *[scratch for scratch, _ in steps]], default=0))
+        base = table.keep(parameters)
+        made, kernels = iter(steps), iter(self.kernels)
+        for part in stretch.parts:
+            if isinstance(part, TemplateKernel):
+                for kernel, numbers, tasks in next(made)[1]:
+                    table.add(kernel, table.keep(np.array(numbers, np.int64)), tasks, part.flags)
+            else:
+                tasks, parameters[part.slot], parameters[part.slot + 1] = splits[part.split]
+                table.add(next(kernels), base + 8 * part.start, tasks, part.flags, part.checks)
+        return Launch(table)
+
+    def _templates(self, sizes: Sequence[int]) -> list[Any]:
+        from katachi.devices.cpu.templates import steps_of
+
+        templates = [part for part in self.stretch.parts if isinstance(part, TemplateKernel)]
+        steps = [steps_of(part.kind, evaluated(part.problem, sizes)) for part in templates]
+        keys = [key for found in steps for key, _, _ in found.kernels if key not in self.known]
+        if keys:
+            self.known.update(zip(keys, _addresses(engine().names(keys)), strict=True))
+        return [(found.scratch, [(self.known[key], *rest) for key, *rest in found.kernels]) for found in steps]
+
+
+def _addresses(names: Sequence[str]) -> list[int]:
+    found = engine().addresses(names)
+    if found is None:
+        raise LookupError
+    return found
+
+
+def sized(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Sized | None:
+    """The program of any sizes, from the disk if it is there; None where parts of it run in Python. In a ShapeEnv,
+    which gets its guards."""
+    env, nodes = current(), toposort(outputs)
+    name = stored.wanted_name(nodes, outputs, replaces, "sized")
+    if name and (found := _read(name, nodes)):
+        guards, plan = found
+        if holds(guards, env.sizes):
+            try:
+                ready = Sized(plan, outputs, replaces)
+                env.guards.update(dict.fromkeys(guards))
+                return ready
+            except LookupError:
+                pass
+    from katachi.compiler.making import sized_plan
+
+    before = len(env.guards)
+    made = sized_plan(outputs, replaces)
+    if made is None:
+        return None
+    if name:
+        _write(name, list(env.guards)[before:], made, nodes)
+    return Sized(made, outputs, replaces)
+
+
+def _write(name: str, guards: Sequence[Guard], plan: Plan, nodes: Sequence[Node]) -> None:
+    at = {stored.asked_for(n): i for i, n in enumerate(nodes)}
+    try:
+        stretches = [
+            s._replace(parts=tuple([
+                p._replace(checks=tuple([(at[stored.asked_for(n)], axis) for n, axis in p.checks]))
+                if isinstance(p, LoopKernel) else p
+                for p in s.parts
+            ]))
+            for s in plan.stretches
+        ]  # fmt: skip
+        data = marshal.dumps(plain((tuple(guards), plan._replace(stretches=tuple(stretches)))))
+    except (KeyError, ValueError):  # it speaks of what is not in the graph
+        return
+    stored.write(name, data)
+
+
+def _read(name: str, nodes: Sequence[Node]) -> tuple[list[Guard], Plan] | None:
+    data = stored.read(name)
+    if data is None:
+        return None
+    guards, (fields, numbers, stretches, order, sizes_of, sizes) = marshal.loads(data)
+    recipe = Recipe(*fields)
+    recipe = recipe._replace(
+        fresh=tuple([Value(*from_plain(v)) for v in recipe.fresh]),
+        in_place=tuple([Cell(Value(*from_plain(v)), k) for v, k in recipe.in_place]),
+        plain=tuple([(Value(*from_plain(v)), from_plain(x)) for v, x in recipe.plain]),
+        output=from_plain(recipe.output),
+        seconds=from_plain(recipe.seconds),
+    )
+    ready = []
+    for parts, *rest in stretches:
+        made = [
+            LoopKernel(*p)._replace(checks=tuple([(nodes[i], axis) for i, axis in p[-1]]))
+            if len(p) == len(LoopKernel._fields)
+            else TemplateKernel(p[0], from_plain(p[1]), p[2])
+            for p in parts
+        ]
+        ready.append(Stretch(tuple(made), *rest))
+    found = [Guard(from_plain(value), relation) for value, relation in guards]
+    return found, Plan(recipe, tuple(map(from_plain, numbers)), tuple(ready), order, sizes_of, sizes)

@@ -23,6 +23,7 @@ from katachi.devices.cpu.pool import pool
 from katachi.graph.dtypes import DType
 from katachi.graph.node import Node, toposort
 from katachi.graph.site import of_update
+from katachi.graph.symint import SymInt, plain
 
 FIRST = 64  # programs of a process: the next one begins with them as well
 LEAST = 24  # nodes: a smaller program, later on, is made as quickly as read
@@ -35,18 +36,21 @@ class _Unnamed(Exception):
     """A graph that no file can be of."""
 
 
-def name_of(nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[int, int]) -> str | None:
+def name_of(
+    nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[int, int], kind: str = "program"
+) -> str | None:
     """The name of the recipe of `outputs`, which need `nodes`."""
     number = {n: i for i, n in enumerate(nodes)}
+    shapes: dict[Any, Any] = {}  # as marshal knows them
     operations: dict[object, int] = {}  # which nodes are one operation's of one line, for a failure names it
     try:
         graph = [
             (
                 n.primitive,
-                operations.setdefault(_asked_for(n), len(operations)),
+                operations.setdefault(asked_for(n), len(operations)),
                 tuple(number[x] for x in n.inputs),
-                tuple((k, _plain(v)) for k, v in n.attrs.items()),
-                n.shape,
+                tuple([(k, _plain_attr(v, shapes)) for k, v in n.attrs.items()]),
+                shapes[n.aval] if n.aval in shapes else shapes.setdefault(n.aval, _plain(n.shape)),
                 n.dtype.name,
                 n.device,
                 of_update(n.group),
@@ -58,12 +62,21 @@ def name_of(nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[in
     wanted = tuple(number[n] for n in outputs), tuple(replaces.items())
     made_by = repr((engine().made_by, engine().target, pool().threads))
     data = marshal.dumps((graph, wanted, made_by), _FORMAT)
-    return f"program_{hashlib.sha256(data).hexdigest()[:40]}"
+    return f"{kind}_{hashlib.sha256(data).hexdigest()[:40]}"
 
 
-def _asked_for(n: Node) -> object:
+def asked_for(n: Node) -> object:
     """The same for nodes of one operation at one line, in this process."""
     return n.site and (id(n.site[0]), n.site[1]), id(n.group)
+
+
+def _plain_attr(x: Any, known: dict[Any, Any]) -> Any:
+    """The same, of shapes with sizes once only."""
+    if x.__class__ is not tuple or not any([y.__class__ is SymInt for y in x]):
+        return _plain(x)
+    if x not in known:
+        known[x] = _plain(x)
+    return known[x]
 
 
 def _plain(x: Any) -> Any:
@@ -74,16 +87,35 @@ def _plain(x: Any) -> Any:
         return tuple(_plain(y) for y in x)
     if isinstance(x, DType):
         return "dtype", x.name
+    if x.__class__ is SymInt:
+        return plain(x)
     if isinstance(x, np.generic):
         return x.dtype.str, x.tobytes()
     raise _Unnamed
 
 
+def wanted_name(
+    nodes: Sequence[Node], outputs: Sequence[Node], replaces: Mapping[int, int], kind: str = "program"
+) -> str | None:
+    """The name, if such a graph is kept on disk. `kind`: with what it begins."""
+    wanted = len(nodes) >= LEAST or next(_asked) < FIRST
+    return name_of(nodes, outputs, replaces, kind) if wanted else None
+
+
+read = cache.read
+
+
+def write(name: str, data: bytes) -> None:
+    """Keep data on disk; from time to time, look whether there is too much."""
+    cache.write(name, data)
+    if not next(_written) % _TIDY:
+        cache.tidy()
+
+
 def found_or_made(outputs: Sequence[Node], replaces: Mapping[int, int]) -> tuple[Recipe, list[Launch | Step]]:
     """The recipe, from the disk if it is there, and what runs its parts."""
     nodes = toposort(outputs)
-    wanted = len(nodes) >= LEAST or next(_asked) < FIRST
-    name = name_of(nodes, outputs, replaces) if wanted else None
+    name = wanted_name(nodes, outputs, replaces)
     if name:
         found = _read(name, nodes)
         if found:
@@ -119,13 +151,13 @@ def _read(name: str, nodes: Sequence[Node]) -> tuple[Recipe, list[Launch | Step]
 
 def _write(name: str, made: Recipe, nodes: Sequence[Node]) -> None:
     """Keeps the recipe, unless it runs something on the reference device or speaks of what is not in the graph."""
-    at = {_asked_for(n): i for i, n in enumerate(nodes)}
+    at = {asked_for(n): i for i, n in enumerate(nodes)}
     try:
         parts = [
             (
                 tuple(map(tuple, part.rows)),
                 tuple(
-                    (row, tuple((at[_asked_for(n)], axis) for n, axis in checks)) for row, checks in part.checks.items()
+                    (row, tuple((at[asked_for(n)], axis) for n, axis in checks)) for row, checks in part.checks.items()
                 ),
                 part.scratch,
             )
@@ -138,9 +170,7 @@ def _write(name: str, made: Recipe, nodes: Sequence[Node]) -> None:
         data = marshal.dumps((parts, _bare(rest)))
     except (KeyError, ValueError):
         return
-    cache.write(name, data)
-    if not next(_written) % _TIDY:
-        cache.tidy()
+    write(name, data)
 
 
 def _bare(x: Any) -> Any:

@@ -31,6 +31,7 @@ class Resized:
         """`size` gives what stands for a size."""
         self.size = size
         self.known: dict[Node, Node] = {}
+        self.kinds: dict[Aval, Aval] = {}
 
     def __call__(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
         """The copies of nodes, and before them of all that they need."""
@@ -42,11 +43,16 @@ class Resized:
 
     def _copy(self, n: Node) -> Node:
         inputs = tuple([self.known[x] for x in n.inputs])
-        kind, attrs = n.aval, n.attrs
-        if is_symbolic(kind.shape):
-            kind = aval(self._of(kind.shape), kind.dtype, kind.device, kind.tracked)
-        if any(map(is_symbolic, attrs.values())):
-            attrs = {key: self._of(value) for key, value in attrs.items()}
+        kind, attrs = self.kinds.get(n.aval), n.attrs
+        if kind is None:
+            kind = n.aval
+            if is_symbolic(kind.shape):
+                kind = aval(self._of(kind.shape), kind.dtype, kind.device, kind.tracked)
+            self.kinds[n.aval] = kind
+        for value in attrs.values():
+            if value.__class__ in _SIZED and is_symbolic(value):
+                attrs = {key: self._of(value) for key, value in attrs.items()}
+                break
         if kind is n.aval and attrs is n.attrs and all(a is b for a, b in zip(inputs, n.inputs, strict=True)):
             return n
         copy = Node(n.primitive, inputs, attrs, kind)
@@ -57,6 +63,9 @@ class Resized:
         if x.__class__ is tuple:
             return tuple([self._of(y) for y in x])
         return self.size(x) if x.__class__ is SymInt else x
+
+
+_SIZED = (tuple, SymInt)
 
 
 def at_sizes(sizes: Sequence[int]) -> Resized:

@@ -66,11 +66,11 @@ class SymInt:
     193 True
     """
 
-    __slots__ = ("_hash", "terms")
+    __slots__ = ("_hash", "_least", "terms")
     __array_ufunc__ = None  # NumPy leaves arithmetic to this class
 
     def __init__(self, terms: Terms) -> None:
-        self.terms, self._hash = terms, hash(terms)
+        self.terms, self._hash, self._least = terms, hash(terms), _UNKNOWN
 
     def __hash__(self) -> int:
         return self._hash
@@ -154,7 +154,7 @@ class SymInt:
         if other.__class__ is SymInt:
             if self.terms == other.terms:  # type: ignore[attr-defined]
                 return True
-        elif other.__class__ not in _NUMBERS:
+        elif other.__class__ not in _NUMBERS or self._exceeds(other):
             return False
         return _decide(self - other, "==")
 
@@ -168,13 +168,20 @@ class SymInt:
         return _decide(-self + other, ">=")
 
     def __gt__(self, other: Any) -> bool:
-        return _decide(self - other, ">")
+        return (other.__class__ is int and self._exceeds(other)) or _decide(self - other, ">")
 
     def __ge__(self, other: Any) -> bool:
-        return _decide(self - other, ">=")
+        return (other.__class__ is int and self._exceeds(other)) or _decide(self - other, ">=")
 
     def __bool__(self) -> bool:
-        return not _decide(self, "==")
+        return self._exceeds(0) or not _decide(self, "==")
+
+    def _exceeds(self, number: Any) -> bool:
+        """Whether it is larger than a number for all sizes: quickly, since most comparisons are with 0 and 1."""
+        least = self._least
+        if least is _UNKNOWN:
+            least = self._least = bounds(self)[0]
+        return least is not None and least > number
 
     def __abs__(self) -> Any:
         return self if self >= 0 else -self
@@ -187,6 +194,7 @@ class SymInt:
         return float(self.__index__())
 
 
+_UNKNOWN: Any = object()
 _NUMBERS = (int, float, bool)
 _KNOWN = (SymInt, *_NUMBERS)
 
@@ -366,6 +374,38 @@ def always_equal(a: Any, b: Any) -> bool:
 def holds(guards: Iterable[Guard], sizes: Sequence[int]) -> bool:
     """Whether all are true for these sizes."""
     return all(RELATIONS[relation](evaluate(value, sizes), 0) for value, relation in guards)
+
+
+def plain(x: Any) -> Any:
+    """What `marshal` and a digest know, the same in every process: a SymInt as a tuple that begins with "size".
+
+    >>> plain((symbol(0) * 2 + 1, 7))
+    (('size', (((), 1), ((0,), 2))), 7)
+    """
+    if x.__class__ is SymInt:
+        terms = [(_in_order(list(map(plain, product))), factor) for product, factor in x.terms]
+        return "size", _in_order(terms)
+    return tuple(map(plain, x)) if isinstance(x, tuple) else x
+
+
+def _in_order(xs: list[Any]) -> tuple[Any, ...]:
+    if len(xs) > 1:
+        xs.sort(key=repr)
+    return tuple(xs)
+
+
+def from_plain(x: Any) -> Any:
+    """The way back. Tuples with names are plain ones now."""
+    if x.__class__ is not tuple:
+        return x
+    if not x or x[0] != "size":
+        return tuple(map(from_plain, x))
+    total: Any = 0
+    for product, factor in x[1]:
+        for a in product:
+            factor = factor * (symbol(a) if a.__class__ is int else call(*from_plain(a)))
+        total = total + factor
+    return total
 
 
 def is_symbolic(x: Any) -> bool:

@@ -146,7 +146,7 @@ class Problem(NamedTuple):
 
 
 def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
-    """One family of nodes in numbers, for `lower_attention`; `node` is one of `outputs`."""
+    """One family of nodes in numbers, for `lower`; `node` is one of `outputs`."""
     operands = _operands(node)
     q, k = node.inputs[:2]
     heads, (t, e), s = prod(q.shape[:-2]), q.shape[-2:], k.shape[-2]
@@ -174,7 +174,7 @@ def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Pr
     return Problem(q.dtype.name, part, heads, t, s, e, f, tuple(v.items()))
 
 
-def lower_attention(p: Problem, threads: int, target: Target) -> Steps:
+def lower(p: Problem, threads: int, target: Target) -> Steps:
     """The steps of one family of nodes."""
     dtype, part, heads, t, s, e, f, named = p
     if not heads * (t * max(e, f, 1) + s * max(e, f)):

@@ -276,22 +276,23 @@ def _plan(p: Problem, threads: int, target: Target) -> _Plan:
     }  # fmt: skip
     v["row"] = v["panels"] * width
     fast = winograd.suits(p)
-    lower = winograd.lower if fast else _lower_weights if p.weights else _lower_pixels
-    tables, counts, shared, own = lower(p, v, threads, tile(target)[0], lanes, width)
+    plan = winograd.lower if fast else _lower_weights if p.weights else _lower_pixels
+    tables, counts, shared, own = plan(p, v, threads, tile(target)[0], lanes, width)
     v["each"] = -(-own // 64) * 64
     return _Plan(v, tables, counts, -(-shared // 64) * 64 * itemsize, v["each"] * itemsize, fast)
 
 
 def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
-    """One convolution in numbers, for `lower_convolution`."""
+    """One convolution in numbers, for `lower`."""
     p, x, w = analyse(node)
     return p._replace(elements=math.prod(node.shape), rows=(rows[x], rows[w], rows[outputs[0]]))
 
 
-def lower_convolution(p: Problem, threads: int, target: Target) -> Steps:
+def lower(p: Problem, threads: int, target: Target) -> Steps:
     """The steps of one convolution. Behind a kernel's numbers lie its tables."""
     if not p.elements:
         return Steps([])
+    p = p._replace(axes=tuple([Axis(*a) for a in p.axes]))
     v, tables, counts, shared, own, fast = _plan(p, threads, target)
     v.update(zip("xwy", p.rows, strict=True))
     key, names = (winograd.Winograd, winograd.NAMES) if fast else (Convolve, NAMES)

@@ -133,14 +133,14 @@ def tile(target: Target) -> tuple[int, int]:
 
 
 def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
-    """One dot_general in numbers, for `lower_matmul`."""
+    """One dot_general in numbers, for `lower`."""
     p = analyse(node)
     assert p is not None, node
     a, b = node.inputs
     return p._replace(rows=(rows[base(a)], rows[base(b)], rows[outputs[0]]))
 
 
-def lower_matmul(p: Problem, threads: int, target: Target) -> Steps:
+def lower(p: Problem, threads: int, target: Target) -> Steps:
     """The steps of one dot_general."""
     mr, nv = tile(target)
     dtype = as_dtype(p.dtype)

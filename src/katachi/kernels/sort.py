@@ -48,7 +48,7 @@ class Problem(NamedTuple):
 
 
 def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
-    """One sort in numbers, for `lower_sort`."""
+    """One sort in numbers, for `lower`."""
     key, payload = node.inputs
     axis, shape = node.attrs["axis"], node.shape
     step = math.prod(shape[axis + 1 :])
@@ -58,7 +58,7 @@ def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Pr
     )  # fmt: skip
 
 
-def lower_sort(p: Problem, threads: int, target: Target) -> Steps:
+def lower(p: Problem, threads: int, target: Target) -> Steps:
     """The step of one sort."""
     size, step, many = p.size, p.step, p.many
     if size * many == 0:

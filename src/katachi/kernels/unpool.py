@@ -54,14 +54,14 @@ class Problem(NamedTuple):
 
 
 def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Problem:
-    """One reduce_window_gradient in numbers, for `lower_unpool`."""
+    """One reduce_window_gradient in numbers, for `lower`."""
     x, g = node.inputs
     sides = (*x.shape[-2:], *g.shape[-2:])
     table = (rows[x], rows[g], rows[outputs[0]])
     return Problem(node.dtype.name, node.attrs["window"][-2], count(x.shape[:-2]), sides, table)
 
 
-def lower_unpool(p: Problem, threads: int, target: Target) -> Steps:
+def lower(p: Problem, threads: int, target: Target) -> Steps:
     """The step of one reduce_window_gradient."""
     elements = p.planes * p.sides[0] * p.sides[1]
     if not elements:

@@ -25,7 +25,7 @@ import numpy as np
 
 MOST_BYTES, MOST_FILES = 1 << 28, 1 << 14  # beyond these, what was written longest ago goes
 _DIGEST = 32
-_OURS = re.compile(r"(kernel|module|program|machine)_[0-9a-f]+|\.new-[0-9-]+")  # files; no other is ever removed
+_OURS = re.compile(r"(kernel|module|program|sized|machine)_[0-9a-f]+|\.new-[0-9-]+")  # files; no other is ever removed
 _MAKING = ("graph", "kernels", "compiler", "devices/reference")  # rooms whose code decides what is in a file
 _POSIX = os.name == "posix"
 _OPEN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

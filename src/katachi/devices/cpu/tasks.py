@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.launch import CHECKED, COMMITTED, PROTECTED, Kernels, Row
-from katachi.devices.cpu.pool import FLUSHED, pool
+from katachi.devices.cpu.pool import FLUSHED
+from katachi.devices.cpu.split import split
+from katachi.devices.cpu.templates import problem_of, steps_of
 from katachi.graph.node import Node
 from katachi.graph.primitives import MOVEMENT
 from katachi.graph.site import of_update
-from katachi.kernels import attention, convolution, matmul, sort, unpool
 from katachi.kernels.in_order import lower_in_order
-from katachi.kernels.loops import Kernel, Steps
+from katachi.kernels.loops import Kernel
 from katachi.kernels.nest import lower_loops
 
 if TYPE_CHECKING:
     from katachi.compiler.fuse import Group
 
-TEMPLATES: dict[str, tuple[Callable[..., Any], Callable[..., Steps]]] = {  # a problem in numbers, and its steps
-    "matmul": (matmul.problem, matmul.lower_matmul),
-    "convolution": (convolution.problem, convolution.lower_convolution),
-    "attention": (attention.problem, attention.lower_attention),
-    "sort": (sort.problem, sort.lower_sort),
-    "unpool": (unpool.problem, unpool.lower_unpool),
-}
 EXPRESSIONS = ("loops", "in order")  # the kinds of groups that are written in the loop language
 # Kernels that take subnormal numbers for zero, since those slow down what is multiplied and added up again and again:
 # the products, and an optimiser's update, with no more of the gradient's making in it than arithmetic.
 PRODUCTS = ("matmul", "convolution", "attention")
 ARITHMETIC = frozenset(("add", "subtract", "multiply", "divide", "sqrt", "maximum", "minimum", "negate", "convert"))
-ALONE = 60_000  # instructions and elements: below, waking another thread costs more than it saves
-_GRAIN = 64  # steps of a vector loop come in whole vectors of any target
 
 
 class Loops(NamedTuple):
@@ -46,7 +38,7 @@ class Template(NamedTuple):
     """What a template computes, as a part of a program."""
 
     kind: str
-    problem: Any  # in numbers
+    problem: tuple[Any, ...]  # in numbers
     flags: int
 
 
@@ -58,7 +50,7 @@ def parts_of(groups: Sequence[Group], index: Mapping[Node, int], firm: int) -> t
     written = False  # whether cells have been, before this part
     for i, group in enumerate(groups):
         if group.kind not in EXPRESSIONS:
-            problem = TEMPLATES[group.kind][0](group.outputs[-1], group.outputs, index)
+            problem = problem_of(group.kind, group.outputs, index)
             late = ((PROTECTED | COMMITTED) if written else 0) | (FLUSHED if group.kind in PRODUCTS else 0)
             parts.append(Template(group.kind, problem, late))
             continue
@@ -102,36 +94,9 @@ def kernels_of(parts: Sequence[Loops | Template], scratch: Sequence[int]) -> Ker
     )
 
 
-def steps_of(kind: str, problem: Any) -> Steps:
-    """The kernels of a template for a problem whose numbers are known."""
-    return TEMPLATES[kind][1](problem, pool().threads, engine().target)
-
-
-def addresses(keys: Sequence[Any]) -> list[int]:
-    """Where kernels begin, which are compiled if they are new."""
-    found = engine().addresses(engine().names(keys))
-    assert found is not None
-    return found
-
-
 def _updates(group: Group) -> bool:
     """Whether a group is an optimiser's update."""
     others = (n for n in group.nodes if not of_update(n.group))
     return all(of_update(n.group) for n in group.outputs) and all(
         n.primitive in ARITHMETIC or n.primitive in MOVEMENT or n.primitive == "constant" for n in others
     )
-
-
-def split(vector: int, outer: Sequence[int], work: int) -> tuple[int, int, int]:
-    """How many tasks a kernel is, which of its outer loops they share (or -1), and how many steps of it each takes.
-
-    `vector`: the loop that is one of vectors; `work`: instructions times elements."""
-    threads = pool().threads
-    pieces = min(4 * threads, work // ALONE)
-    if threads == 1 or pieces < 2 or not outer:
-        return 1, -1, 0
-    loop = 0 if outer[0] >= pieces else max(range(len(outer)), key=outer.__getitem__)
-    grain = _GRAIN if loop == vector else 1
-    steps = -(-outer[loop] // grain)
-    chunk = -(-steps // min(pieces, steps)) * grain
-    return -(-outer[loop] // chunk), loop, chunk
