@@ -138,7 +138,7 @@ def test_the_second_process_plans_nothing(tmp_path):
     first, second = (trained(tmp_path).stdout.split() for _ in range(2))
     assert int(first[-2]) > 0
     assert second == [*first[:4], "0", str(not possible())]
-    assert list(tmp_path.glob("program_*"))
+    assert list(tmp_path.glob("sized_*"))
 
 
 def named(constant=2.0, axis=0, shape=(3, 4), dtype=kt.float32, swapped=False, scalar=False, replaces=None):

@@ -157,7 +157,8 @@ def sized(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Sized | None:
         if holds(guards, env.sizes):
             try:
                 ready = Sized(plan, outputs, replaces)
-                env.guards.update(dict.fromkeys(guards))
+                for guard in guards:
+                    env.add(guard)
                 return ready
             except LookupError:
                 pass
@@ -168,7 +169,7 @@ def sized(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Sized | None:
     if made is None:
         return None
     if name:
-        _write(name, list(env.guards)[before:], made, nodes)
+        _write(name, env.guards[before:], made, nodes)
     return Sized(made, outputs, replaces)
 
 

@@ -55,6 +55,12 @@ def broadcast(a: Shape, b: Shape) -> Shape | None:
     return tuple(out)
 
 
+def span(low: Size, high: Size, step: int) -> Size:
+    """How many numbers range(low, high, step) has."""
+    distance = (high - low) if step > 0 else (low - high)
+    return -(-distance // abs(step)) if distance > 0 else 0
+
+
 def window_count(size: Size, window: Size, stride: Size, low: Size, high: Size, dilation: Size = 1) -> Size:
     """How many windows fit along an axis that is padded by `low` and `high`."""
     return (size + low + high - (dilation * (window - 1) + 1)) // stride + 1

@@ -70,7 +70,8 @@ class SymInt:
     __array_ufunc__ = None  # NumPy leaves arithmetic to this class
 
     def __init__(self, terms: Terms) -> None:
-        self.terms, self._hash, self._least = terms, hash(terms), _UNKNOWN
+        self.terms, self._least = terms, _UNKNOWN
+        self._hash = hash(tuple([(product, 2 * factor + 1) for product, factor in terms]))  # hash(-1) == hash(-2)
 
     def __hash__(self) -> int:
         return self._hash
@@ -263,7 +264,14 @@ def _quotient(x: Any, by: Any) -> Any:
     exact = _divided(x, by)
     if exact is not None:
         return exact
-    return 0 if _below(x, by) else call("//", x, by)
+    if _below(x, by):
+        return 0
+    if by.__class__ is int and x.__class__ is SymInt:  # (4 s0 + 1) // 2 is 2 s0 + 1 // 2
+        whole = {product: factor // by for product, factor in x.terms if factor.__class__ is int and not factor % by}
+        rest = _polynomial({product: factor for product, factor in x.terms if product not in whole})
+        if whole:
+            return _polynomial(whole) + rest // by
+    return call("//", x, by)
 
 
 def _below(x: Any, by: Any) -> bool:
@@ -420,7 +428,7 @@ class ShapeEnv:
         """`sizes` by number; `equal` says of some what they are in terms of others."""
         self.sizes = sizes
         self.equal = dict(equal or {})
-        self.guards: dict[Guard, None] = {}
+        self._guards: dict[Any, Guard] = {}
 
     def __enter__(self) -> ShapeEnv:
         self._outer, _local.env = _local.env, self
@@ -428,6 +436,15 @@ class ShapeEnv:
 
     def __exit__(self, *error: object) -> None:
         _local.env = self._outer
+
+    @property
+    def guards(self) -> list[Guard]:
+        """In the order in which they arose."""
+        return list(self._guards.values())
+
+    def add(self, guard: Guard) -> None:
+        """One more, unless it is there."""
+        self._guards[guard.value.terms, guard.relation] = guard  # SymInts as keys might be compared
 
     def pin(self, x: Any) -> int:
         """The value of x, which it must have from here on."""
@@ -458,13 +475,13 @@ class ShapeEnv:
         d = _reduced(d)
         outcome = RELATIONS[relation](evaluate(d, self.sizes), 0)
         if relation == "==":
-            self.guards[Guard(d, "==" if outcome else "!=")] = None
+            self.add(Guard(d, "==" if outcome else "!="))
             if outcome:
                 self.equate(d)
         elif outcome:
-            self.guards[Guard(d, relation)] = None
+            self.add(Guard(d, relation))
         else:
-            self.guards[Guard(-d, ">" if relation == ">=" else ">=")] = None
+            self.add(Guard(-d, ">" if relation == ">=" else ">="))
         return outcome
 
     def equate(self, d: SymInt) -> None:

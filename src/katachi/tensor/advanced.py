@@ -17,7 +17,7 @@ from katachi.tensor.apply import apply
 from katachi.tensor.arrays import as_array
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
-from katachi.tensor.indexing import INT, inside, slice_bounds, sliced, spread_parts
+from katachi.tensor.indexing import INT, given, inside, resolved, slice_bounds, sliced, spread_parts
 from katachi.tensor.operand import as_axis
 from katachi.tensor.types import _G
 
@@ -139,7 +139,7 @@ class Places(NamedTuple):
 
 def bounds_of(x: Node, pattern: tuple[Any, ...]) -> list[tuple[int, int, int]]:
     per_axis = [p for p in pattern if p is not None and p != NEW and p != GAP]
-    return [(0, n, 1) if p in ARRAYS else p for n, p in zip(x.shape, per_axis, strict=True)]
+    return [(0, n, 1) if p in ARRAYS or given(p) else resolved(p, n) for n, p in zip(x.shape, per_axis, strict=True)]
 
 
 def places(x: Node, operands: Sequence[Node], pattern: tuple[Any, ...]) -> Places:

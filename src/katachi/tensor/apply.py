@@ -316,7 +316,7 @@ def _new(
         e = _record(t, op, operands, attrs, wants, sites, fresh, writes)
         e.weigh()
         return e
-    free_attrs, free_wants, own = general(op, operands, attrs, wants, len(parent.sizes))
+    free_attrs, free_wants, own = general(parent, op, operands, attrs, wants)
     sizes = parent.sizes + own
     known = structure.children.setdefault((op, free_attrs, free_wants, t.modes, sites), [])
     for child in known:

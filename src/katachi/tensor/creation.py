@@ -13,6 +13,7 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import DTYPES, DType, as_dtype, float32, int64, uint64
 from katachi.graph.node import Node, aval
 from katachi.graph.primitives import constant, make
+from katachi.tensor import free_sizes
 from katachi.tensor.apply import apply
 from katachi.tensor.arrays import PLAIN, all_plain, as_array, dtype_of_number, fitting
 from katachi.tensor.entry import Op
@@ -89,10 +90,10 @@ def _fill(number: Node, shape: tuple[int, ...], dtype: DType) -> Node:
     return b.spread(b.convert(number, dtype), shape)
 
 
-FULL = Op("full", _fill)
-FULL_OF_NUMBER = {dtype: Op("full", _fill, scalar=dtype) for dtype in DTYPES}
-ZEROS = Op("zeros", lambda shape, dtype, device: b.full(0, shape, dtype, device))
-ONES = Op("ones", lambda shape, dtype, device: b.full(1, shape, dtype, device))
+FULL = Op("full", _fill, sizes=free_sizes.created)
+FULL_OF_NUMBER = {dtype: Op("full", _fill, scalar=dtype, sizes=free_sizes.created) for dtype in DTYPES}
+ZEROS = Op("zeros", lambda shape, dtype, device: b.full(0, shape, dtype, device), sizes=free_sizes.created)
+ONES = Op("ones", lambda shape, dtype, device: b.full(1, shape, dtype, device), sizes=free_sizes.created)
 
 
 def _sizes(shape: Any, more: tuple[int, ...]) -> tuple[int, ...]:

@@ -391,7 +391,11 @@ def dissolve(outputs: list[Node], marks: set[Node]) -> list[Node]:
     return [new[n] for n in outputs]
 
 
-_SIZES = (Layout._fields.index("sizes"),)
-_BACKWARD = Op("backward", _build_backward, contextual=True, sizes=_SIZES)
-_GRADIENTS = Op("gradients", _build_gradients, contextual=True, sizes=_SIZES)
-_JVP = Op("jvp", _build_jvp, contextual=True, sizes=_SIZES)
+def _sizes(layout: Layout, free: Any, shapes: Any) -> Layout:
+    """The sizes of tapes may differ."""
+    return layout._replace(sizes=free(layout.sizes))
+
+
+_BACKWARD = Op("backward", _build_backward, contextual=True, sizes=_sizes)
+_GRADIENTS = Op("gradients", _build_gradients, contextual=True, sizes=_sizes)
+_JVP = Op("jvp", _build_jvp, contextual=True, sizes=_sizes)

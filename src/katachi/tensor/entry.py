@@ -31,7 +31,7 @@ class Op:
     With 0 only the numbers are: `build` converts the rest by itself.
 
     `vary` is for what has numbers among its attributes that need not be there (`tensor/varying.py`). `sizes` says which
-    of its attributes hold sizes, a shape or a single one: `build` may get each as a `SymInt`.
+    of them are sizes that may differ (`tensor/free_sizes.py`): `build` gets these as a `SymInt` each.
     """
 
     __slots__ = ("build", "contextual", "name", "scalar", "sizes", "upcast", "variadic", "vary")
@@ -46,7 +46,7 @@ class Op:
         contextual: bool = False,
         upcast: int | None = None,
         vary: Callable[[Sequence[Any], tuple[Any, ...]], Any] | None = None,
-        sizes: tuple[int, ...] = (),
+        sizes: Callable[..., tuple[Any, ...]] | None = None,
     ) -> None:
         self.name, self.build, self.variadic, self.scalar, self.contextual = name, build, variadic, scalar, contextual
         self.upcast, self.vary, self.sizes = upcast, vary, sizes
@@ -134,6 +134,14 @@ class Entry:
     def slots(self) -> list[Node]:
         """The node in every slot."""
         return [n for e in self.path() for n in (*e.imports, *e.nodes)]
+
+    def node(self, slot: int) -> Node:
+        """The node in a slot."""
+        e = self
+        while slot < e.first - len(e.imports):
+            assert e.parent is not None
+            e = e.parent
+        return e.imports[slot - e.first] if slot < e.first else e.nodes[slot - e.first]
 
     def without_structure(self) -> Entry:
         """The same place of the tree with nodes of these sizes only, for operations that need to know them."""
@@ -250,10 +258,11 @@ def _check(op: Op, kind: Aval) -> None:
 
 
 def general(
-    op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wants: tuple[Any, ...], number: int
+    parent: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wants: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[int, ...]]:
-    """Attributes and wants with symbols, from `number` on, in place of the sizes that may differ: those of tensors that
-    are not state, but for 0 and 1. And these sizes."""
+    """Attributes and wants with symbols, numbered behind those of `parent`, in place of the sizes that may differ: of
+    tensors that are not state, but for 0 and 1. And these sizes."""
+    number = len(parent.sizes)
     sizes: list[int] = []
 
     def symbolic(x: Any) -> Any:
@@ -270,8 +279,18 @@ def general(
             x: Handle = operands[i]
             if x._cell is None:
                 others[i] = want._replace(aval=general_aval(want.aval, symbolic(want.aval.shape)))
-    if op.sizes:
-        attrs = tuple([symbolic(a) if i in op.sizes else a for i, a in enumerate(attrs)])
+
+    def shapes() -> list[tuple[Any, Any]]:
+        arrived = {w.slot: w.aval.shape for w in others if w.__class__ is Import}
+        slots = [w.slot if w.__class__ is Import else w for w in others]
+        return [
+            (x._aval.shape, arrived[slot] if slot in arrived else parent.node(slot).shape)
+            for x, slot in zip(operands, slots, strict=True)
+            if isinstance(x, Handle)
+        ]
+
+    if op.sizes is not None:
+        attrs = op.sizes(attrs, symbolic, shapes)
     return attrs, tuple(others) if sizes else wants, tuple(sizes)
 
 

@@ -16,7 +16,8 @@ class Flush(NamedTuple):
     entries: int  # operations of the trace that it ends
     why: str = ""  # it was built
     site: Site | None = None  # where the work ends, if it is a trace's
-    seconds: float = 0.0  # that building took
+    seconds: float = 0.0  # that building took, or giving it new numbers
+    resized: bool = False  # it was found for other sizes, and got the numbers of these
 
 
 observers: list[Callable[[Any], None]] = []

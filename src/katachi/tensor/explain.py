@@ -71,8 +71,8 @@ class Explanation:
 
     @property
     def lines(self) -> str:
-        """A row for each line of code where programs ended: how often one ran, how many were built, what building took,
-        and the latest reason."""
+        """A row for each line of code where programs ended: how often one ran; how many were there for other sizes and
+        got numbers for new ones, and how many were built; what that took, and the latest reason for building."""
         rows: dict[str, list[events.Flush]] = {}
         for f in self.flushes:
             rows.setdefault(describe(f.site) if f.site else "a compiled function", []).append(f)
@@ -80,7 +80,9 @@ class Explanation:
         for where, found in rows.items():
             built = [f for f in found if f.built]
             cost = f", {sum(f.seconds for f in built) * 1e3:.1f} ms: {built[-1].why}" if built else ""
-            out.append((where, f"{len(found):,} ran", f"{len(built):,} built{cost}"))
+            resized = [f.seconds for f in found if f.resized]
+            sizes = f"{len(resized):,} of new sizes" + (f", {sum(resized) * 1e3:.1f} ms" if resized else "")
+            out.append((where, f"{len(found):,} ran", sizes, f"{len(built):,} built{cost}"))
         return "\n".join(_table(out))
 
     def _text(self, lines: Callable[[list[Launched]], list[str]]) -> str:
@@ -150,9 +152,9 @@ def explain(step: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -
     >>> kt.explain(lambda: (kt.ones(3) + 1).sum().item()).result
     6.0
     >>> with kt.explain() as told:
-    ...     for n in (2, 3, 3): _ = (kt.ones(n) + 1).sum().item()
+    ...     for n in (2, 3, 4): _ = (kt.ones(n) + 1).sum().item()
     >>> len(told.flushes), told.programs_built
-    (3, 2)
+    (3, 1)
     """
     told = Explanation()
     if step is None:

@@ -15,6 +15,7 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
+from katachi.graph.sizes import span
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.numbers import StandIn
@@ -28,15 +29,16 @@ if TYPE_CHECKING:
     from katachi.tensor.types import IntTuple
 
 INT = "int"  # stands in an index's attributes where an int operand goes
+WHOLE = (0, None, 1)  # all of an axis
 FROM = "from"  # and (FROM, span, step) where an int operand is the start of a slice
 
 
 def _index(x: Node, *rest: Any) -> Node:
-    """rest: the ints' nodes, then the pattern: INT, (start, limit, step) or (FROM, span, step) an axis of x, None for
-    a new axis."""
+    """rest: the ints' nodes, then the pattern: INT, a slice as `slice_bounds` has it or (FROM, span, step) an axis of
+    x, None for a new axis."""
     ints, pattern = list(rest[:-1]), rest[-1]
     per_axis = [p for p in pattern if p is not None]
-    x = sliced(x, [(0, n, 1) if given(p) else p for n, p in zip(x.shape, per_axis, strict=True)])
+    x = sliced(x, [(0, n, 1) if given(p) else resolved(p, n) for n, p in zip(x.shape, per_axis, strict=True)])
     if ints:
         zero = constant(0, int64, x.device)
         starts = [ints.pop(0) if given(p) else zero for p in per_axis]
@@ -71,8 +73,8 @@ def starts_given(
         n = None if p is None else next(axes)
         if p == INT:
             new.append(next(old))
-        elif p is not None and p[2] > 0 and (size := len(range(*p))) and p != (0, n, 1):
-            new.append(p[0])
+        elif p is not None and p[2] > 0 and p != WHOLE and (size := span(*resolved(p, n))):
+            new.append(resolved(p, n)[0])
             p = (FROM, (size - 1) * p[2] + 1, p[2])
         parts.append(p)
     return new, tuple(parts)
@@ -84,14 +86,22 @@ def _vary(operands: Sequence[Any], attrs: tuple[Any, ...]) -> Any:
     return INDEX, (x, *ints), (pattern,)
 
 
-INDEX = Op("index", _index, scalar=int64, vary=_vary)
+def spans(attrs: tuple[Any, ...], free: Any, shapes: Any) -> tuple[Any, ...]:
+    """For `Op.sizes`: how many neighbours a slice takes whose start is an operand."""
+    pattern = tuple(
+        [(FROM, free(p[1]), 1) if p.__class__ is tuple and p[0] == FROM and p[2] == 1 else p for p in attrs[0]]
+    )
+    return (pattern, *attrs[1:])
+
+
+INDEX = Op("index", _index, scalar=int64, vary=_vary, sizes=spans)
 
 
 def sliced(x: Node, bounds: Sequence[tuple[int, int, int]]) -> Node:
     """x from start to limit in steps, an axis each, as `range` counts."""
     start, limit, stride, flipped = [], [], [], []
     for low, high, step in bounds:
-        size = len(range(low, high, step))
+        size = span(low, high, step)
         if step < 0:
             flipped.append(len(start))
             low, high, step = (low + (size - 1) * step, low + 1, -step) if size else (0, 0, 1)
@@ -143,7 +153,7 @@ _PLAIN = frozenset((int, slice))
 @functools.lru_cache(maxsize=1024)
 def _rest(shape: tuple[int, ...]) -> tuple[Any, ...]:
     """The pattern of all axes but the first, whole."""
-    return tuple([(0, n, 1) for n in shape[1:]])
+    return (WHOLE,) * (len(shape) - 1)
 
 
 def basic(x: Any, parts: tuple[Any, ...]) -> tuple[list[int], tuple[Any, ...]]:
@@ -191,11 +201,34 @@ def spread_parts(x: Any, parts: tuple[Any, ...], taken: Callable[[Any], int] = _
     return out
 
 
-def slice_bounds(part: slice, size: int) -> tuple[int, int, int]:
+def slice_bounds(part: slice, size: int) -> tuple[int | None, int | None, int]:
+    """Start, limit and step along an axis, from the axis' ends where they were given so: None is the limit of what ends
+    with the axis, and the start of what begins there and goes backwards; negative numbers count from its end.
+
+    >>> [slice_bounds(s, 10) for s in (slice(2, 99), slice(None, -1), slice(None, None, -1))]
+    [(2, None, 1), (0, -1, 1), (None, -1, -1)]
+    """
     try:
-        return part.indices(size)
+        start, limit, step = part.indices(size)
     except TypeError:
         raise DTypeError(f"index: slice bounds must be ints, got {part}") from None
+    if step < 0:
+        return None if start == size - 1 and size else start, limit, step
+    if part.start is not None and size + part.start == start != 0 and part.start < 0:
+        start = part.start
+    return (
+        start,
+        None if limit == size else part.stop if part.stop is not None and part.stop < 0 < limit else limit,
+        step,
+    )
+
+
+def resolved(part: Any, n: Any) -> tuple[Any, Any, int]:
+    """Start, limit and step as `range` has them, along an axis of size n."""
+    start, limit, step = part
+    if step < 0:
+        return n - 1 if start is None else start, limit, step
+    return start if start >= 0 else n + start, n if limit is None else limit if limit >= 0 else n + limit, step
 
 
 def inside(x: Any, axis: int, index: Any) -> int:

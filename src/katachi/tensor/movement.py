@@ -13,6 +13,8 @@ from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import Shape, broadcast, count
 from katachi.graph.sizes import alike as alike_shapes
+from katachi.graph.symint import SymInt
+from katachi.tensor import free_sizes
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_axes, as_axis, as_shape, common_shape, hashable
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 def _reshape(x: Node, shape: Shape) -> Node:
     try:
-        sizes = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple) else (shape,)))
+        shape = shape if isinstance(shape, tuple) else (shape,)
+        sizes = tuple(n if n.__class__ is SymInt else operator.index(n) for n in shape)
     except TypeError:
         raise DTypeError(f"sizes must be ints, got {shape!r}") from None
     holes = [i for i, n in enumerate(sizes) if n == -1]
@@ -42,7 +45,7 @@ def _reshape(x: Node, shape: Shape) -> Node:
     return b.reshape(x, sizes) if sizes != x.shape else x
 
 
-RESHAPE = Op("reshape", _reshape)
+RESHAPE = Op("reshape", _reshape, sizes=free_sizes.matched)
 
 
 @like(reshaping)
@@ -151,13 +154,13 @@ def _expand_dims(x: Node, axis: int) -> Node:
 
 
 def _broadcast_to(x: Node, shape: Shape) -> Node:
-    if broadcast(x.shape, shape) != shape:
+    if (found := broadcast(x.shape, shape)) is None or not alike_shapes(found, shape):
         raise ShapeError(f"{x.shape} does not broadcast to {shape}")
     return b.spread(x, shape)
 
 
 SQUEEZE, EXPAND_DIMS = Op("squeeze", _squeeze), Op("expand_dims", _expand_dims)
-BROADCAST_TO = Op("broadcast_to", _broadcast_to)
+BROADCAST_TO = Op("broadcast_to", _broadcast_to, sizes=free_sizes.broadcast)
 
 
 @like(squeezing)

@@ -12,12 +12,12 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import as_dtype, bool_, int64, promote
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
-from katachi.graph.sizes import Shape
+from katachi.graph.sizes import Shape, alike, span
 from katachi.tensor.advanced import ARRAYS, bounds_of, is_array, operands_of, places, plain
 from katachi.tensor.arrays import as_array
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
-from katachi.tensor.indexing import INT, basic, given, starts_given
+from katachi.tensor.indexing import INT, basic, given, spans, starts_given
 from katachi.tensor.types import G, S
 from katachi.tensor.varying import apply_varying
 
@@ -29,7 +29,7 @@ NOWHERE: Mapping[int, Node] = MappingProxyType({})
 
 
 def _fitted(value: Node, shape: Shape) -> Node:
-    if b.broadcast(value.shape, shape) != shape:
+    if (found := b.broadcast(value.shape, shape)) is None or not alike(found, shape):
         raise ShapeError(f"a value of shape {value.shape} does not broadcast to the places' shape {shape}")
     return b.spread(value, shape)
 
@@ -92,7 +92,7 @@ def _update(x: Node, *rest: Any) -> Node:
         nodes = {i: next(left) for i, p in enumerate(per_axis) if given(p)}
         ints = {i: n for i, n in nodes.items() if per_axis[i] == INT}
         starts = {i: n for i, n in nodes.items() if i not in ints}
-        sizes = [1 if i in ints else per_axis[i][1] if i in starts else len(range(*p)) for i, p in enumerate(bounds)]
+        sizes = [1 if i in ints else per_axis[i][1] if i in starts else span(*p) for i, p in enumerate(bounds)]
         axis_sizes = iter([n for i, n in enumerate(sizes) if i not in ints])
         shape = tuple(1 if p is None else next(axis_sizes) for p in pattern if p != INT)
         return _put(x, b.reshape(_fitted(value, shape), tuple(sizes)), bounds, ints, combine, starts)
@@ -103,7 +103,7 @@ def _update(x: Node, *rest: Any) -> Node:
     rest_of = tuple(n for i, n in enumerate(p.source.shape) if i not in p.axes)
     value = b.reshape(value, (*p.index.shape[:-1], *rest_of))
     part = make("scatter", p.source, p.index, value, axes=p.axes, batch=0, combine=combine)
-    part = b.reshape(part, tuple(len(range(*r)) for r in bounds))
+    part = b.reshape(part, tuple(span(*r) for r in bounds))
     return part if bounds == [(0, n, 1) for n in x.shape] else _put(x, part, bounds, {}, "set")
 
 
@@ -121,10 +121,15 @@ def _vary(way: str, operands: Sequence[Any], attrs: tuple[Any, ...]) -> Any:
 
 CHANGES = {
     name: Op(
-        f"at[...].{name}", _update, scalar=int64, upcast=None if name in _EXACT else 1, vary=partial(_vary, name)
+        f"at[...].{name}",
+        _update,
+        scalar=int64,
+        upcast=None if name in _EXACT else 1,
+        vary=partial(_vary, name),
+        sizes=spans,
     )
     for name in WAYS
-}  # fmt: skip
+}
 
 
 class Place(Generic[S, G]):

@@ -16,6 +16,7 @@ from katachi.graph.dtypes import DType, as_dtype, float32, float64, int32, int64
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
 from katachi.graph.sizes import count
+from katachi.tensor import free_sizes
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
 from katachi.tensor.operand import as_shape
@@ -160,7 +161,8 @@ def keep_mask(seed: Node, call: Node, probability: Node, shape: tuple[int, ...])
     return b.compare(u, "LT", probability)
 
 
-UNIFORM, NORMAL = Op("rand", _uniform, scalar=uint64), Op("randn", _normal, scalar=uint64)
+UNIFORM = Op("rand", _uniform, scalar=uint64, sizes=free_sizes.created)
+NORMAL = Op("randn", _normal, scalar=uint64, sizes=free_sizes.created)
 
 
 @like(drawing)
@@ -180,7 +182,7 @@ def randn(*shape: Any, dtype: Any = float32, generator: Generator | None = None)
     return apply(NORMAL, (generator or default_generator).draw(), (_shape(shape), _floating("randn", dtype)))
 
 
-RANDINT = Op("randint", _integers, scalar=int64)
+RANDINT = Op("randint", _integers, scalar=int64, sizes=free_sizes.created)
 
 
 @shape_vars("*D")

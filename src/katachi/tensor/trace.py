@@ -425,13 +425,17 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
     key = (tuple([h._slot - base for h in live]), tuple([s - base for s in t.written.values()]))
-    finish = e.programs.get(key) or _resized(t, e, key)
+    seconds, resized = 0.0, False
+    finish = e.programs.get(key)
+    if finish is None and e.structure is not None and e.sizes:
+        start = time.perf_counter()
+        finish = _resized(t, e, key, e.structure)
+        seconds, resized = time.perf_counter() - start, finish is not None
     built, why = finish is None, ""
     t.builds.flushes += 1
     if built:
         why = t.builds.note(e)
     t.committed = False
-    seconds = 0.0
     if finish is None:
         start = time.perf_counter()
         finish = e.programs[key] = Finish(t, *key)
@@ -445,12 +449,12 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     held = held_elsewhere(t) if t.written else None
     entries = len(e.path()) if events.observers else 0
     run(t.values, t.scalars, held, (lambda results: finish.tape(t, results)) if finish.tracked else None)
-    return events.Flush(run.program, built, entries, why, e.sites[-1], seconds)
+    return events.Flush(run.program, built, entries, why, e.sites[-1], seconds, resized)
 
 
-def _resized(t: Trace, e: Entry, key: Any) -> Finish | None:
+def _resized(t: Trace, e: Entry, key: Any, structure: Structure) -> Finish | None:
     """What ends the trace, made for other sizes and at these now."""
-    for other in e.structure.programs.get(key, ()) if e.structure is not None and e.sizes else ():
+    for other in structure.programs.get(key, ()):
         finish = other.at(e.sizes)
         if finish is not None:
             e.programs[key] = finish
