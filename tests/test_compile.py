@@ -199,7 +199,7 @@ def test_what_is_traced_again_and_what_is_not():
 
     def times(*args, **kwargs):
         told = kt.explain(f, *args, **kwargs)
-        return told.programs_built > 0, told.result.tolist()
+        return told.flushes[-1].why != "", told.result.tolist()
 
     x = kt.tensor([1.0, 2.0])
     assert times(x) == (True, [1.0, 2.0])
@@ -421,8 +421,7 @@ def test_nothing_is_built_from_the_second_call_on():
 
     step(*batch(0))
     assert count(step, *batch(1)) == (0, 0)
-    built, kernels = count(step, *batch(2, n=9))
-    assert (built, kernels) == (1, 0)
+    assert count(step, *batch(2, n=9)) == (0, 0)
     assert count(step, *batch(3)) == (0, 0)
 
 

@@ -296,7 +296,7 @@ def _at_new_sizes(t: Trace, start: Entry, op: Op, operands: Sequence[Any], attrs
 
 def _needs_sizes(t: Trace) -> bool:
     """Whether nodes are made for the sizes at hand alone, as within functions that are traced once."""
-    return bool(t.unfinished or t.examples or t.nested or t.recording is not None or t.modes.tracing)
+    return bool(t.unfinished or t.examples or t.nested or t.modes.tracing)
 
 
 def _new(

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from katachi.errors import Error, GradientError
 from katachi.tensor import trees
+from katachi.tensor.entry import Entry, Structure
 from katachi.tensor.guards import Guards, Read, is_value
 from katachi.tensor.numbers import Needed, StandIn
 from katachi.tensor.recording import Recording
@@ -37,6 +38,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 MOST_VARIANTS = 64  # kept of one function, the latest
 MANY_VARIANTS = 16  # of one kind of call: worth a warning
+AGAIN, CHANGED = "traced again: ", " has changed"
 
 
 def compile(f: Callable[P, R]) -> Callable[P, R]:
@@ -72,6 +74,7 @@ class Compiled:
         self.name = getattr(f, "__qualname__", type(f).__name__)
         self.restless: set[Any] = set()  # kinds of calls whose last one changed what the function reads
         self.variants: dict[Any, list[Variant]] = {}
+        self.structure, self.built = Structure(None, Entry(None)), 0  # of all traces, and how many had new programs
         # for calls that differ in numbers alone: those of the first, which have differed since, and which have to stay
         self.numbers: dict[Any, tuple[list[str], set[int], set[int]]] = {}
 
@@ -141,8 +144,6 @@ class Compiled:
         from katachi.tensor.search import find  # only who compiles needs it
 
         why = self._why(key)
-        if outer.builds.strict:
-            raise Error(f"strict: {self.name} would be {why}")
         guards = find([(self.name, self.f), *_arguments(self.f, key)])
         for i, x in enumerate(leaves):
             settle(x)
@@ -151,7 +152,7 @@ class Compiled:
                     f"compile: argument {i}, {x._aval!r}, was computed from variables outside, and gradients do not "
                     "pass into a compiled function; compile the whole step, or freeze() the argument"
                 )
-        t = Trace()
+        t = Trace(self.structure)
         t.modes, t.committed = outer.modes, False
         t.recording = Recording([*leaves, *[r.value for r in guards.tensors]])
         try:
@@ -162,9 +163,14 @@ class Compiled:
             return out
         kept = self.variants.setdefault(key, [])
         kept.insert(0, variant)
-        if len(kept) == MANY_VARIANTS:
+        if variant.built:
+            self.built += 1
+            if self.built % MOST_VARIANTS == 0:  # what is known of all of them is forgotten
+                self.structure = Structure(None, Entry(None))
+        again = [v.built or v.why.endswith(CHANGED) for v in kept]  # not for new sizes alone
+        if again[0] and sum(again) == MANY_VARIANTS:
             warnings.warn(
-                f"compile: {self.name} was traced {len(kept)} times for one kind of call; last: {why}. What "
+                f"compile: {self.name} was traced {sum(again)} times for one kind of call; last: {why}. What "
                 "changes so often is better passed as a tensor",
                 stacklevel=3,
             )
@@ -177,8 +183,8 @@ class Compiled:
         """Why a call is traced."""
         changed = [r.name for variant in self.variants.get(key, ())[:1] for r in variant.reads if r.differs()]
         if changed:
-            return f"traced again: {changed[0]} has changed"
-        return "traced again: no earlier call was of this kind" if self.variants else "traced first"
+            return f"{AGAIN}{changed[0]}{CHANGED}"
+        return f"{AGAIN}no earlier call was of this kind" if self.variants else "traced first"
 
     def _left(self, key: Any, guards: Guards, t: Trace, leaves: list[Any]) -> list[tuple[Read, Any]]:
         """The tensors that the function, just traced, has left in places that it may read. Any other change of these
@@ -231,7 +237,9 @@ class Compiled:
                 guards = guards.and_of(find((f"a {type(m).__name__}", m) for m in unseen))
             operands, still = guards.used(_used(t, result, left))
             everything = [*leaves, *[r.value for r in operands]]
-            variant = Variant(t, result, everything, guards.reads, still, left)
+            refused = f"strict: {self.name} would be {why}" if outer.builds.strict else ""
+            variant = Variant(t, result, everything, guards.reads, still, left, refused)
+            variant.why = why
             return variant, variant.run(t, everything, t, why)
         except BaseException:
             if not t.committed:

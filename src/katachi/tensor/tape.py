@@ -123,6 +123,8 @@ class Finish:
         with ShapeEnv(e.sizes, e.structure.equal if e.structure else None) as env:
             self._build(t, live, written)
         self.guards = tuple(env.guards)
+        if e.structure is not None:
+            e.structure.programs.setdefault((live, written), []).append(self)
 
     def at(self, sizes: tuple[int, ...]) -> Finish | None:
         """The same for other sizes, if what was decided for it is true for them."""
@@ -194,6 +196,15 @@ class Finish:
         whole = Tape(template, kept, links, leaves, self.sizes)
         roots = self.roots
         return lambda node: whole if node in roots else gone
+
+
+def resized(e: Entry, key: tuple[tuple[int, ...], tuple[int, ...]]) -> Finish | None:
+    """How a trace ends at an entry, as it was made for other sizes, at these."""
+    for other in e.structure.programs.get(key, ()) if e.structure is not None else ():
+        finish = other.at(e.sizes)
+        if finish is not None:
+            return finish
+    return None
 
 
 def _replaced(path: Sequence[Entry], written: Sequence[int]) -> list[int]:

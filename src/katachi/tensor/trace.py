@@ -29,7 +29,7 @@ from katachi.tensor.keeping import Kept
 from katachi.tensor.modes import modes
 from katachi.tensor.recording import Recording
 from katachi.tensor.running import Run, catch_up, locked, readable
-from katachi.tensor.tape import Finish
+from katachi.tensor.tape import Finish, resized
 
 LOOKING = (
     "a value is looked at inside a compiled function, which is traced before there are values; return it and look at "
@@ -57,8 +57,9 @@ class Trace:
     trace from `current`, on which each operation is computed at once.
     """
 
-    def __init__(self) -> None:
-        self.root = self.entry = _root()
+    def __init__(self, structure: Structure | None = None) -> None:
+        """`structure`: what is known of walks like this one."""
+        self.root = self.entry = _root(structure)
         self.entries = 0
         self.settings: dict[Any, Any] = {}  # per place of the tree: the numbers that came there (`tensor/varying.py`)
         self.modes = modes()
@@ -138,9 +139,9 @@ class Trace:
         return known
 
 
-def _root() -> Entry:
+def _root(structure: Structure | None = None) -> Entry:
     e = Entry(None)
-    e.structure = Structure(None, e)
+    e.structure = structure or Structure(None, e)
     return e
 
 
@@ -425,12 +426,15 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     base = t.base
     live = [h for r in t.refs if (h := r()) is not None and h._value is None and h._slot >= base]
     key = (tuple([h._slot - base for h in live]), tuple([s - base for s in t.written.values()]))
-    seconds, resized = 0.0, False
+    seconds, found = 0.0, False
     finish = e.programs.get(key)
-    if finish is None and e.structure is not None and e.sizes:
+    if finish is None and e.structure is not None:
         start = time.perf_counter()
-        finish = _resized(t, e, key, e.structure)
-        seconds, resized = time.perf_counter() - start, finish is not None
+        finish = resized(e, key)
+        seconds, found = time.perf_counter() - start, finish is not None
+        if finish is not None:
+            e.programs[key] = finish
+            t.entries -= t.kept.add(e, key, finish)
     built, why = finish is None, ""
     t.builds.flushes += 1
     if built:
@@ -441,27 +445,13 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
         finish = e.programs[key] = Finish(t, *key)
         seconds = time.perf_counter() - start
         finish.used = t.builds.flushes
-        if e.structure is not None:
-            e.structure.programs.setdefault(key, []).append(finish)
         t.entries -= t.kept.add(e, key, finish)
     finish.used = t.builds.flushes
     run = Run(finish.program, live, finish.nodes, list(t.written), t.close)
     held = held_elsewhere(t) if t.written else None
     entries = len(e.path()) if events.observers else 0
     run(t.values, t.scalars, held, (lambda results: finish.tape(t, results)) if finish.tracked else None)
-    return events.Flush(run.program, built, entries, why, e.sites[-1], seconds, resized)
-
-
-def _resized(t: Trace, e: Entry, key: Any, structure: Structure) -> Finish | None:
-    """What ends the trace, made for other sizes and at these now."""
-    for other in structure.programs.get(key, ()):
-        finish = other.at(e.sizes)
-        if finish is not None:
-            e.programs[key] = finish
-            finish.used = t.builds.flushes
-            t.entries -= t.kept.add(e, key, finish)
-            return finish
-    return None
+    return events.Flush(run.program, built, entries, why, e.sites[-1], seconds, found)
 
 
 def _defer(t: Trace) -> Deferred:

@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from katachi.errors import Error
+from katachi.graph.concrete import concrete_aval
 from katachi.graph.node import Aval
 from katachi.tensor import events, trees
 from katachi.tensor.guards import Read
 from katachi.tensor.handle import Cell, Handle, handle
 from katachi.tensor.recording import Changes
 from katachi.tensor.running import Run, locked, runs
-from katachi.tensor.tape import Finish
+from katachi.tensor.tape import Finish, resized
 from katachi.tensor.tensor import Tensor
 from katachi.tensor.trace import SPAN, Trace, arrive, enter, held_elsewhere, settle
 
@@ -28,9 +30,12 @@ class Variant:
         reads: list[Read],
         still: Callable[[], list[Any] | None],
         left: list[tuple[Read, Any]],
+        refused: str = "",
     ) -> None:
+        """`refused`: why its program may not be built. Raises Error then, if it was not there for other sizes."""
         rec = t.recording
         assert rec is not None
+        self.why = ""  # it was traced
         self.changes, self.reads, self.still = Changes.count, reads, still
         self.avals: list[Aval] = [x._aval for x in everything]
         self.alias = _alias(everything)
@@ -63,8 +68,12 @@ class Variant:
         ]
         self.cells: list[Cell] = list(t.written)
         written = tuple(s - t.base for s in t.written.values())
-        self.finish = locked(Finish, t, tuple(live), written)
-        self.kinds = [n.aval for n in self.finish.nodes]
+        found = resized(t.entry, (tuple(live), written))
+        if found is None and refused:
+            raise Error(refused)
+        self.built = found is None
+        self.finish = found or locked(Finish, t, tuple(live), written)
+        self.kinds = [concrete_aval(n.aval, self.finish.sizes) for n in self.finish.nodes]
         self.leaves = list(t.leaves)
 
     def _destination(self, t: Trace, h: Handle, number: dict[int, int], live: dict[int, int]) -> Any:
@@ -165,7 +174,9 @@ class Variant:
             t.taken = taken
             raise
         if events.observers:
-            events.tell(events.Flush(program, first is not None, len(self.finish.nodes), why))
+            built = first is not None and self.built
+            resized_now = first is not None and not self.built
+            events.tell(events.Flush(program, built, len(self.finish.nodes), why, resized=resized_now))
         for at, g in self.kept_grads:
             out[at]._grad = find(g)
         if self.structure is trees.LEAF:
