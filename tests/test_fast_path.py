@@ -255,7 +255,7 @@ def test_joining_and_adding_a_thousand_tensors(device: str) -> None:
 
 
 def test_programs_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "KEPT", 4_000_000)
+    monkeypatch.setattr(keeping, "SIZES", 1_000_000)
     kt.clear_caches()
     training = Training()
     data = {n: (kt.tensor(X.numpy()[:n]), kt.tensor(Y.numpy()[:n])) for n in range(20, 100)}
@@ -263,12 +263,14 @@ def test_programs_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPat
     for n, (x, y) in data.items():
         losses[n] = training.step(x, y)[1].item()
         most = max(most, kt.memory.report().programs)
-    assert 2_000_000 < most <= 4_200_000
-    assert len(current().kept.programs) < 40 and current().entries < 800
-    with kt.strict():
+    assert 700_000 < most <= 1_400_000
+    assert len(current().kept.items) < 40 and current().entries < 400
+    with kt.explain() as told:
         for n in (99, 98, 97):
             training.step(*data[n])
-    training.step(*data[20])  # was forgotten, and is built again
+    assert not any(f.built or f.resized for f in told.flushes)
+    told = kt.explain(training.step, *data[20])  # was forgotten, and gets its numbers again
+    assert any(f.resized for f in told.flushes) and not told.programs_built
     assert all(np.isfinite(x) for x in losses.values())
 
 

@@ -234,6 +234,22 @@ class Structure:
         self.work = [w for w in entry.work if is_symbolic(w[1])]
         self.weight = sum([1 + factor * max(counts) for factor, counts in entry.work if not is_symbolic(counts)])
 
+    def forget(self, key: Any, program: Any) -> None:
+        """Drop a program, and what led to it alone."""
+        if program in self.programs.get(key, ()):
+            self.programs[key].remove(program)
+            if not self.programs[key]:
+                del self.programs[key]
+        s: Structure = self
+        while s.parent is not None and not s.programs and not s.children:
+            parent = s.parent
+            parent.children = {
+                k: rest for k, found in parent.children.items() if (rest := [c for c in found if c is not s])
+            }
+            if parent.hot is not None and parent.hot.structure is s:
+                parent.hot = None
+            s = parent
+
     def at(self, parent: Entry, attrs: tuple[Any, ...], wants: tuple[Any, ...], sizes: tuple[int, ...]) -> Entry:
         """The entry for these sizes, which follows `parent`."""
         e = self.entry.copy() if sizes else self.entry  # without sizes it is the only one

@@ -118,6 +118,7 @@ class Finish:
 
     def __init__(self, t: Trace, live: tuple[int, ...], written: tuple[int, ...]) -> None:
         self.used = 0  # which of the thread's flushes was the last that it ended
+        self.first = self  # the one that was made, of those for several sizes
         e = t.entry
         self.sizes = e.sizes
         with ShapeEnv(e.sizes, e.structure.equal if e.structure else None) as env:

@@ -434,7 +434,8 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
         seconds, found = time.perf_counter() - start, finish is not None
         if finish is not None:
             e.programs[key] = finish
-            t.entries -= t.kept.add(e, key, finish)
+            finish.used = t.builds.flushes
+            t.entries -= t.kept.add(e, key, finish, built=False)
     built, why = finish is None, ""
     t.builds.flushes += 1
     if built:
@@ -445,8 +446,8 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
         finish = e.programs[key] = Finish(t, *key)
         seconds = time.perf_counter() - start
         finish.used = t.builds.flushes
-        t.entries -= t.kept.add(e, key, finish)
-    finish.used = t.builds.flushes
+        t.entries -= t.kept.add(e, key, finish, built=True)
+    finish.used = finish.first.used = t.builds.flushes
     run = Run(finish.program, live, finish.nodes, list(t.written), t.close)
     held = held_elsewhere(t) if t.written else None
     entries = len(e.path()) if events.observers else 0
