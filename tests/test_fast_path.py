@@ -269,7 +269,7 @@ def test_programs_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPat
         for n in (99, 98, 97):
             training.step(*data[n])
     assert not any(f.built or f.resized for f in told.flushes)
-    told = kt.explain(training.step, *data[20])  # was forgotten, and gets its numbers again
+    told = kt.explain(training.step, *data[30])  # was forgotten, and gets its numbers again
     assert any(f.resized for f in told.flushes) and not told.programs_built
     assert all(np.isfinite(x) for x in losses.values())
 
