@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,13 +27,13 @@ from katachi.graph.symint import ShapeEnv, holds
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Structure, Write, general
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
+from katachi.tensor.loops import starts_again
 from katachi.tensor.numbers import StandIn
 from katachi.tensor.running import locked
 from katachi.tensor.tape import GONE, Tape
-from katachi.tensor.trace import ENOUGH, SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
+from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
 
 MOST_NODES = 50_000  # pending at once
-TRACKED = 20  # times ENOUGH must be pending before a loop's work is computed that leaves values with a graph
 ELEMENTS, OPERATIONS = 40_000, 800_000  # of an element-wise operation, and of a product, that add one to its weight
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
@@ -70,7 +69,12 @@ def apply(
         t.taken = True
         start, base = t.entry, t.base
         e = start.hot
-        if e is None and trace is None and (start.ends or start.weight >= t.loop[1]) and _loop_starts_again(t, start):
+        if (
+            e is None
+            and trace is None
+            and (start.ends or start.weight >= t.loop[1] or t.loops.varying)
+            and starts_again(t, start)
+        ):
             flush(t)
             start, base = t.entry, t.base
             e = start.hot
@@ -123,38 +127,6 @@ def apply(
             _undo(t, start, operands)
         t.taken = taken
         raise
-
-
-def _loop_starts_again(t: Trace, start: Entry) -> bool:
-    """Whether a loop of the user's begins anew behind this entry, that much is pending, and that it may be computed:
-
-        for x, y in batches:                                      # a few iterations are one program,
-            correct = correct + (model(x).argmax(1) == y).sum()   # the next ones the same
-
-    Values with a graph would leave it for a later backward pass; then more must be pending.
-    """
-    if t.nesting or t.unfinished or t.recording is not None or t.examples or t.modes.tracing:
-        return False
-    if start.ends:
-        return True
-    head, at = t.loop
-    if head is None or start.weight > at + ENOUGH:  # none is known, or it has ended
-        path = start.path()
-        path = path[len(path) // 2 :] if head is not None else path
-        often = Counter(e.sites for e in path)
-        least = min((n for n in often.values() if n > 1), default=0)
-        # the first of the outermost loop's, which may have been there once more than the others
-        head = next((e.sites for e in path if 1 < often[e.sites] <= least + 1), None)
-        if head is None:
-            t.loop = None, 2 * start.weight
-            return False
-        t.loop = head, start.weight
-    if head == beginnings(frames(_frame(2))):
-        tracked = any((h := r()) is not None and h._aval.tracked for r in t.refs)
-        start.ends = not tracked or start.weight >= TRACKED * ENOUGH
-        if tracked and not start.ends:
-            t.loop = None, 2 * start.weight
-    return start.ends
 
 
 def _undo(t: Trace, start: Entry, operands: Sequence[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from katachi.errors import GradientError
@@ -12,10 +12,9 @@ from katachi.graph.primitives import make
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Entry, Op
 from katachi.tensor.handle import LEAF, Handle
-from katachi.tensor.recording import Changes
 from katachi.tensor.retained import retained
 from katachi.tensor.tape import CONSUMED, Link, Tape, Unfolded, tapes_of
-from katachi.tensor.trace import SPAN, Trace, current, forget_failed, note_grad, taking
+from katachi.tensor.trace import Trace, current, note_grad, taking
 from katachi.transforms import jvp as forward_mode
 from katachi.transforms import vjp as reverse_mode
 from katachi.transforms.recompute import Recompute
@@ -45,46 +44,7 @@ class Found(NamedTuple):
     consumed: tuple[frozenset[Node], ...]
 
 
-def backward(root: Handle, seed: Handle | None, retain_graph: bool | None, create_graph: bool) -> None:
-    """Add the gradients of `root` to `.grad` of every leaf it depends on, and of what `retain_grad()` asked for."""
-    t = current()
-    if t.examples:
-        raise GradientError("backward: inside vmap each example has a gradient of its own; kt.grad gives them")
-    if tracing := t.modes.tracing:
-        raise GradientError(
-            f"backward: inside a function that {tracing} traces once, there is nowhere to add a gradient to; kt.grad "
-            "gives it as a value, to be returned from the function"
-        )
-    if root._value is None and root._origin is None and not 0 <= root._slot - t.base < SPAN:
-        raise GradientError(
-            f"backward: this {root._aval!r} is pending in another thread; call backward() there, or compute it there "
-            "before, as kt.eval(loss) does"
-        )
-    taking(t, _backward, t, root, seed, create_graph if retain_graph is None else retain_graph, create_graph)
-
-
-def _backward(t: Trace, root: Handle, seed: Handle | None, retain: bool, create_graph: bool) -> None:
-    if t.failed_leaves:
-        forget_failed(t)
-    run = _Run(t, [root], [seed], [], accumulate=True)
-    takers = run.takers
-    before = [h._grad for h in takers]
-    try:
-        results, found = run.apply(_BACKWARD, create_graph=create_graph, retain_graph=retain)
-        if Changes.count:  # the entry may be one that was recorded when all was where it is now
-            for g, i in zip(results, found.reached, strict=True):
-                _check_kind(takers[i], g._aval)
-        t.graded += takers
-        for g, i in zip(results, found.reached, strict=True):
-            takers[i]._grad = g
-        run.consume(found)
-    except BaseException:
-        for h, g in zip(takers, before, strict=True):
-            h._grad = g
-        raise
-
-
-def _check_kind(leaf: Handle, then: Aval | Node) -> None:
+def check_kind(leaf: Handle, then: Aval | Node) -> None:
     """Raises GradientError if a leaf has been given another dtype or device since it was used."""
     now = leaf._aval
     if then.dtype is not now.dtype or then.device != now.device:
@@ -111,7 +71,7 @@ def gradients(
     t = current()
 
     def pull_back() -> tuple[list[Handle], Found]:
-        run = _Run(t, roots, seeds, wanted, accumulate=False, nested=nested)
+        run = Run(t, roots, seeds, wanted, accumulate=False, nested=nested)
         results, found = run.apply(
             _GRADIENTS, create_graph=create_graph, retain_graph=retain_graph or create_graph, dissolve=dissolve
         )
@@ -128,7 +88,7 @@ def jvp(outputs: Sequence[Handle], inputs: Sequence[Handle], tangents: Sequence[
     t = current()
 
     def push_forward() -> list[Handle]:
-        run = _Run(t, outputs, list(tangents), inputs, accumulate=False, nested=nested)
+        run = Run(t, outputs, list(tangents), inputs, accumulate=False, nested=nested)
         return run.apply(_JVP, retain_graph=True, dissolve=True)[0]
 
     return taking(t, push_forward)
@@ -156,7 +116,7 @@ def leaves_of(root: Handle) -> list[Handle]:
     return found
 
 
-class _Run:
+class Run:
     """One differentiation: its operands in the order in which the builders take them apart."""
 
     def __init__(
@@ -191,6 +151,25 @@ class _Run:
         self.takers = self.leaves + self.wanted if accumulate and self.wanted else self.leaves  # of gradients
         self.old = [h._grad if accumulate else None for h in self.takers]
         self.number = number
+
+    @classmethod
+    def of_tape(
+        cls,
+        t: Trace,
+        tape: Tape,
+        given: Sequence[tuple[Handle, Handle | None]],
+        leaves: Sequence[Handle],
+        old: Sequence[Handle | None],
+    ) -> Run:
+        """The way back through one tape alone, from the cotangents of some of its values. `old`: what has reached its
+        leaves, and then its links, from elsewhere."""
+        run = object.__new__(cls)
+        run.trace, run.wanted, run.nested, run.tapes = t, [], False, [tape]
+        run.roots, run.seeds = [h for h, _ in given], [g for _, g in given]
+        run.leaves, run.old = list(leaves), list(old)
+        run.number = {id(leaf): i for i, leaf in enumerate(leaves)}
+        run.occurrences = [run.number[id(tape.leaves[i])] for _, i in tape.template.leaves]
+        return run
 
     def apply(self, op: Op, **how: bool) -> tuple[list[Handle], Found]:
         t, tapes = self.trace, self.tapes
@@ -236,7 +215,7 @@ class _Graph:
 
     def __init__(self, t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], layout: Layout) -> None:
         self.t, self.e, self.fresh, self.layout = t, e, fresh, layout
-        run: _Run = t.context
+        run: Run = t.context
         rest = iter(nodes)
         self.roots = [next(rest) for _ in range(layout.roots)]
         self.seeds = [next(rest) if given else None for given in layout.seeds]
@@ -257,7 +236,7 @@ class _Graph:
                 at_leaf[run.number[id(tape.leaves[i])]].append(n)
         for leaf, ns in zip(run.leaves, at_leaf, strict=True):
             for n in ns:
-                _check_kind(leaf, n)
+                check_kind(leaf, n)
         for ns in at_leaf:  # all that is a leaf's value flows together at its first node
             u.links.update({n: ns[0] for n in ns[1:] if n is not ns[0]})
         self.at_leaf = [ns[0] if ns else None for ns in at_leaf]
@@ -265,10 +244,12 @@ class _Graph:
             self.at_leaf[i] if i >= 0 else u.links.get(n, n) for n, i in zip(wanted, layout.wanted, strict=True)
         ]
 
-    def pull_back(self, until: frozenset[Node] = frozenset()) -> tuple[dict[Node, Node], Found]:
-        """Cotangents of everything the roots depend on, and what asking for them used up."""
+    def pull_back(
+        self, until: frozenset[Node] = frozenset(), before: Mapping[Node, Node] | None = None
+    ) -> tuple[dict[Node, Node], Found]:
+        """Cotangents of everything the roots depend on, added to `before`, and what asking for them used up."""
         u = self.unfolded
-        seeds: dict[Node, Node] = {}
+        seeds: dict[Node, Node] = dict(before or {})
         for root, given in zip(self.roots, self.seeds, strict=True):
             seed = self._seed(root, given)
             seeds[root] = seed if root not in seeds else b.add(seeds[root], seed)
@@ -351,6 +332,30 @@ def _build_backward(
     return tuple(results)
 
 
+def _build_piece(t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any) -> tuple[Node, ...]:
+    """The way back through a part of the graph: what has reached its leaves and its ends before goes on there."""
+    graph = _Graph(t, e, fresh, nodes, Layout(*fields))
+    (tape,) = graph.tapes
+    ends = [graph.unfolded.place[id(tape), link.node] for link in tape.template.links]
+    places = [*graph.at_leaf, *ends]
+    before = {at: g for at, g in zip(places, graph.old, strict=True) if at is not None and g is not None}
+    ct, found = graph.pull_back(before=before)
+    reached, results = [], []
+    for i, at in enumerate(places):
+        g = ct.get(at) if at is not None else None
+        if at is not None and g is not None and g is not before.get(at):
+            (g,) = graph.finish([g])
+            reached.append(i)
+            results.append(g)
+    e.extra = found._replace(reached=tuple(reached))
+    return tuple(results)
+
+
+def piece(run: Run, retain_graph: bool) -> tuple[list[Handle], Found]:
+    """What reaches the leaves and the links of a run's one tape."""
+    return run.apply(_PIECE, retain_graph=retain_graph)
+
+
 def _build_gradients(
     t: Trace, e: Entry, fresh: Sequence[Handle], nodes: Sequence[Node], *fields: Any
 ) -> tuple[Node, ...]:
@@ -396,6 +401,7 @@ def _sizes(layout: Layout, free: Any, shapes: Any) -> Layout:
     return layout._replace(sizes=free(layout.sizes))
 
 
-_BACKWARD = Op("backward", _build_backward, contextual=True, sizes=_sizes)
+BACKWARD = Op("backward", _build_backward, contextual=True, sizes=_sizes)
+_PIECE = Op("backward", _build_piece, contextual=True, sizes=_sizes)
 _GRADIENTS = Op("gradients", _build_gradients, contextual=True, sizes=_sizes)
 _JVP = Op("jvp", _build_jvp, contextual=True, sizes=_sizes)

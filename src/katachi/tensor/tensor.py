@@ -30,6 +30,7 @@ from katachi.tensor import (
     retained,
 )
 from katachi.tensor.apply import Result, apply
+from katachi.tensor.backward import backward
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import LEAF, handle
 from katachi.tensor.looking import Looked
@@ -172,7 +173,7 @@ class Tensor(Looked, Generic[S, G]):
                 f"backward: needs a variable, but this {self._aval!r} is a constant: nothing it was computed from is "
                 "tracked (a parameter, kt.variable(...) or x.unfreeze() is; results under kt.no_grad() are not)"
             )
-        differentiate.backward(self, gradient, retain_graph, create_graph)
+        backward(self, gradient, retain_graph, create_graph)
 
     def reset(self) -> None:
         """Forget the gradients of every variable that this value was computed from."""

@@ -26,6 +26,7 @@ from katachi.tensor.building import Builds
 from katachi.tensor.entry import Entry, Structure
 from katachi.tensor.handle import LOST, Cell, Handle, handle
 from katachi.tensor.keeping import Kept
+from katachi.tensor.loops import ENOUGH, Loops
 from katachi.tensor.modes import modes
 from katachi.tensor.recording import Recording
 from katachi.tensor.running import Run, catch_up, locked, readable
@@ -46,7 +47,6 @@ LOOKING_AHEAD = (
 R = TypeVar("R")
 SPAN = 1 << 24  # slots of one trace lie in base .. base + SPAN
 PATIENCE = 1000  # times, a millisecond apart
-ENOUGH = 250.0  # weight of pending work that is worth a program of its own, if a loop made it
 MOST_ENTRIES = 100_000  # in one thread's tree, after which it is grown anew
 
 
@@ -76,7 +76,7 @@ class Trace:
         self.taken = False
         self.inner: Trace | None = None  # of what runs while this one is taken
         self.nested = False  # this is one
-        self.builds, self.kept = Builds(), Kept()
+        self.builds, self.kept, self.loops = Builds(), Kept(), Loops()
         self.uses_state = False
         self.around: Any = None  # the modes of the one around it
         self.reset()
@@ -86,7 +86,7 @@ class Trace:
     def reset(self) -> None:
         """A new walk from the root."""
         if self.entries > MOST_ENTRIES or self.kept.seen != Kept.cleared:
-            self.root, self.entries, self.settings, self.kept = _root(), 0, {}, Kept()
+            self.root, self.entries, self.settings, self.kept, self.loops = _root(), 0, {}, Kept(), Loops()
             self.known, self.last = (self.root, []), self.root
         self.base = next(_bases)  # the base first: who reads the rest for another thread looks at it
         self.entry = self.root
@@ -440,6 +440,7 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     t.builds.flushes += 1
     if built:
         why = t.builds.note(e)
+        t.loops.note(e)
     t.committed = False
     if finish is None:
         start = time.perf_counter()
