@@ -19,7 +19,8 @@ from katachi.devices.cpu.tasks import Loops, Template, kernels_of, parts_of
 from katachi.devices.cpu.templates import steps_of
 from katachi.graph.costs import operations
 from katachi.graph.node import Node, toposort
-from katachi.graph.symint import current, evaluate, evaluated, is_symbolic
+from katachi.graph.shape_env import current
+from katachi.graph.symint import evaluate, evaluated, is_symbolic
 from katachi.kernels.loops import SCRATCH
 from katachi.kernels.lower import lowerable
 from katachi.kernels.nest import row_steps

@@ -14,8 +14,8 @@ from katachi.devices.memory import Buffer, Usage, allocate
 from katachi.errors import OutOfMemoryError
 from katachi.graph.concrete import Resized, at_sizes
 from katachi.graph.node import Node, toposort
+from katachi.graph.shape_env import current
 from katachi.graph.sizes import count
-from katachi.graph.symint import current
 
 if TYPE_CHECKING:
     from katachi.compiler.native import NativeProgram

@@ -22,7 +22,8 @@ from katachi.devices.cpu.launch import Launch, Table
 from katachi.devices.cpu.split import split
 from katachi.graph.concrete import at_sizes
 from katachi.graph.node import Node, toposort
-from katachi.graph.symint import Guard, current, evaluate, evaluated, from_plain, holds, plain
+from katachi.graph.shape_env import Guard, current, holds
+from katachi.graph.symint import evaluate, evaluated, from_plain, plain
 
 Array = np.ndarray[Any, Any]
 TemplateSteps = tuple[int, tuple[tuple[str, tuple[int, ...], int], ...]]  # scratch; kernel, parameters and tasks each

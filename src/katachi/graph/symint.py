@@ -5,7 +5,7 @@ A loop's batches have 64 rows, and the last one 37. Both are the same graph, wit
     x float32[s0, 784]    x @ w float32[s0, 10]    its kernel reads s0 * 784 elements
 
 A `SymInt` is a polynomial in such sizes. Comparing two decides something about the graph, so the answer is the one for
-the sizes at hand, and it becomes a *guard*: the graph serves all sizes for which every guard holds.
+the sizes at hand, and it becomes a *guard* (`shape_env.py`): the graph serves all sizes for which every guard holds.
 
     s0 == s1    for 64 and 64: true, and from here on s1 is s0
     s0 < 16     for 64: false, guard s0 >= 16
@@ -16,30 +16,14 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 LEAST = 2  # that a parameter may be
 Terms = tuple[tuple[tuple[Any, ...], Any], ...]  # (what is multiplied, by which number) each
 Bounds = tuple[Any, Any]  # least and greatest value, None for unknown
-
-
-class Guard(NamedTuple):
-    """`value relation 0`, as it must be for the sizes of a run: `s0 - 16 >= 0`."""
-
-    value: SymInt
-    relation: str
-
-    def __str__(self) -> str:
-        return f"{self.value} {self.relation} 0"
-
-
-RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
-    "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-OPPOSITE = {"==": "!=", "!=": "=="}
 
 
 def as_float(value: Any) -> Any:
@@ -59,9 +43,17 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+class _AtHand(threading.local):
+    env: Any = None  # a ShapeEnv
+
+
+at_hand = _AtHand()  # the sizes that the thread's graph is made for now
+
+
 class SymInt:
     """A polynomial in sizes: sums of products of symbols, which are numbered, and of calls `(function, *arguments)`.
 
+    >>> from katachi.graph.shape_env import ShapeEnv
     >>> with ShapeEnv([64]): print(symbol(0) * 3 + 1, symbol(0) > 16)
     193 True
     """
@@ -77,7 +69,7 @@ class SymInt:
         return self._hash
 
     def __repr__(self) -> str:
-        env = _local.env
+        env = at_hand.env
         return str(evaluate(self, env.sizes)) if env is not None else describe(self)
 
     def __add__(self, other: Any) -> Any:
@@ -137,16 +129,16 @@ class SymInt:
         return total
 
     def __floordiv__(self, other: Any) -> Any:
-        return _quotient(self, other) if other.__class__ in _KNOWN else NotImplemented
+        return quotient(self, other) if other.__class__ in _KNOWN else NotImplemented
 
     def __rfloordiv__(self, other: Any) -> Any:
-        return _quotient(other, self) if other.__class__ in _KNOWN else NotImplemented
+        return quotient(other, self) if other.__class__ in _KNOWN else NotImplemented
 
     def __mod__(self, other: Any) -> Any:
-        return _remainder(self, other) if other.__class__ in _KNOWN else NotImplemented
+        return remainder(self, other) if other.__class__ in _KNOWN else NotImplemented
 
     def __rmod__(self, other: Any) -> Any:
-        return _remainder(other, self) if other.__class__ in _KNOWN else NotImplemented
+        return remainder(other, self) if other.__class__ in _KNOWN else NotImplemented
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
@@ -189,7 +181,9 @@ class SymInt:
 
     def __index__(self) -> int:
         """The value at hand, on which the graph depends from here on: no other size has it."""
-        return current().pin(self)
+        env = at_hand.env
+        assert env is not None, "a size is needed where no sizes are at hand"
+        return env.pin(self)
 
     def __float__(self) -> float:
         return float(self.__index__())
@@ -241,7 +235,7 @@ def _parts(x: Any) -> Terms:
     return x.terms if x.__class__ is SymInt else (((), x),) if x else ()
 
 
-def _divided(x: Any, by: Any) -> Any:
+def divided(x: Any, by: Any) -> Any:
     """x / by where that is a polynomial with whole factors, else None."""
     divisor = _parts(by)
     if len(divisor) != 1:
@@ -260,8 +254,8 @@ def _divided(x: Any, by: Any) -> Any:
     return _polynomial(total)
 
 
-def _quotient(x: Any, by: Any) -> Any:
-    exact = _divided(x, by)
+def quotient(x: Any, by: Any) -> Any:
+    exact = divided(x, by)
     if exact is not None:
         return exact
     if _below(x, by):
@@ -280,8 +274,8 @@ def _below(x: Any, by: Any) -> bool:
     return low is not None and low >= 0 and above is not None and above < 0
 
 
-def _remainder(x: Any, by: Any) -> Any:
-    if _divided(x, by) is not None:
+def remainder(x: Any, by: Any) -> Any:
+    if divided(x, by) is not None:
         return 0
     if _below(x, by):
         return x
@@ -379,11 +373,6 @@ def always_equal(a: Any, b: Any) -> bool:
     return a == b
 
 
-def holds(guards: Iterable[Guard], sizes: Sequence[int]) -> bool:
-    """Whether all are true for these sizes."""
-    return all(RELATIONS[relation](evaluate(value, sizes), 0) for value, relation in guards)
-
-
 def plain(x: Any) -> Any:
     """What `marshal` and a digest know, the same in every process: a SymInt as a tuple that begins with "size".
 
@@ -421,111 +410,13 @@ def is_symbolic(x: Any) -> bool:
     return x.__class__ is SymInt or (isinstance(x, tuple) and any(map(is_symbolic, x)))
 
 
-class ShapeEnv:
-    """The sizes at hand while a graph is made, as a context of the thread, and the guards of what is decided."""
-
-    def __init__(self, sizes: Sequence[int], equal: Mapping[int, Any] | None = None) -> None:
-        """`sizes` by number; `equal` says of some what they are in terms of others."""
-        self.sizes = sizes
-        self.equal = dict(equal or {})
-        self._guards: dict[Any, Guard] = {}
-
-    def __enter__(self) -> ShapeEnv:
-        self._outer, _local.env = _local.env, self
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _local.env = self._outer
-
-    @property
-    def guards(self) -> list[Guard]:
-        """In the order in which they arose."""
-        return list(self._guards.values())
-
-    def add(self, guard: Guard) -> None:
-        """One more, unless it is there."""
-        self._guards[guard.value.terms, guard.relation] = guard  # SymInts as keys might be compared
-
-    def pin(self, x: Any) -> int:
-        """The value of x, which it must have from here on."""
-        x = self.simplified(x)
-        if x.__class__ is not SymInt:
-            return x
-        value = evaluate(x, self.sizes)
-        self.decide(x - value, "==")
-        return value
-
-    def simplified(self, x: Any) -> Any:
-        """x with what is known to be equal to a number or to other sizes."""
-        while x.__class__ is SymInt and (found := [a for a in symbols(x) if a in self.equal]):
-            x = _substituted(x, {a: self.equal[a] for a in found})
-        return x
-
-    def decide(self, d: Any, relation: str) -> bool:
-        """Whether `d relation 0`, for the sizes at hand."""
-        d = self.simplified(d)
-        low, high = bounds(d)
-        if relation == "==":
-            if d.__class__ is not SymInt or (low is not None and low > 0) or (high is not None and high < 0):
-                return d.__class__ is not SymInt and d == 0
-        elif low is not None and (low > 0 or (low == 0 and relation == ">=")):
-            return True
-        elif high is not None and (high < 0 or (high == 0 and relation == ">")):
-            return False
-        d = _reduced(d)
-        outcome = RELATIONS[relation](evaluate(d, self.sizes), 0)
-        if relation == "==":
-            self.add(Guard(d, "==" if outcome else "!="))
-            if outcome:
-                self.equate(d)
-        elif outcome:
-            self.add(Guard(d, relation))
-        else:
-            self.add(Guard(-d, ">" if relation == ">=" else ">="))
-        return outcome
-
-    def equate(self, d: SymInt) -> None:
-        """d is 0, so one of its sizes follows from the others: the last that stands alone in a term of its own."""
-        candidates = [
-            (product[0], factor)
-            for product, factor in d.terms
-            if len(product) == 1
-            and product[0].__class__ is int
-            and all(other.__class__ is int and other % factor == 0 for _, other in d.terms)
-        ]
-        for number, factor in sorted(candidates, reverse=True):
-            rest = _divided(symbol(number) * factor - d, factor)
-            if number not in symbols(rest):
-                self.equal[number] = rest
-                return
-
-
-class _Local(threading.local):
-    env: ShapeEnv | None = None
-
-
-_local = _Local()
-
-
-def current() -> ShapeEnv:
-    """The sizes at hand in this thread."""
-    env = _local.env
-    assert env is not None, "a size is compared where no sizes are at hand"
-    return env
-
-
-def know(a: Any, b: Any) -> None:
-    """That two sizes are equal, whatever they are: no guard is needed."""
-    env = _local.env
-    d = env.simplified(a - b) if env is not None else 0
-    if d.__class__ is SymInt:
-        current().equate(_reduced(d))
-
-
 def _decide(d: Any, relation: str) -> bool:
+    """Whether `d relation 0`: "==", ">" or ">="."""
     if d.__class__ is not SymInt:
-        return RELATIONS[relation](d, 0)
-    return current().decide(d, relation)
+        return d == 0 if relation == "==" else d > 0 or (d == 0 and relation == ">=")
+    env = at_hand.env
+    assert env is not None, "a size is compared where no sizes are at hand"
+    return env.decide(d, relation)
 
 
 def symbols(x: Any) -> set[int]:
@@ -541,32 +432,3 @@ def symbols(x: Any) -> set[int]:
                 for y in a[1:]:
                     found |= symbols(y)
     return found
-
-
-def _substituted(x: Any, by: Mapping[int, Any]) -> Any:
-    """x with others in place of some sizes."""
-    if x.__class__ is not SymInt:
-        return x
-    total: Any = 0
-    for product, factor in x.terms:
-        for a in product:
-            if a.__class__ is int:
-                factor = factor * (by[a] if a in by else symbol(a))
-            else:
-                args = [_substituted(y, by) for y in a[1:]]
-                factor = factor * (
-                    _quotient(*args) if a[0] == "//" else _remainder(*args) if a[0] == "%" else call(a[0], *args)
-                )
-        total = total + factor
-    return total
-
-
-def _reduced(d: SymInt) -> SymInt:
-    """d without the sizes that all its terms have as a factor; they are positive, so that signs stay."""
-    first = [a for a in d.terms[0][0] if a.__class__ is int]
-    for a in first:
-        if all(a in product for product, _ in d.terms):
-            d = _divided(d, symbol(a))
-            if d.__class__ is not SymInt:
-                return SymInt((((), d),))
-    return d

@@ -21,9 +21,9 @@ from katachi.graph.dtypes import DType, as_dtype, float32, promote, promote_scal
 from katachi.graph.halves import HALVES, half_of, round_to, upcast
 from katachi.graph.node import Node, aval, next_serial, toposort
 from katachi.graph.primitives import input_node, make
+from katachi.graph.shape_env import ShapeEnv, holds
 from katachi.graph.site import Group, Site, beginnings, frames, origin
 from katachi.graph.sizes import count
-from katachi.graph.symint import ShapeEnv, holds
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Structure, Write, general
 from katachi.tensor.handle import LEAF, LOST, Handle, handle

@@ -9,9 +9,10 @@ from katachi.errors import OutOfMemoryError
 from katachi.graph.concrete import Resized, at_sizes, concrete_aval
 from katachi.graph.dtypes import DType
 from katachi.graph.node import Aval, Node, aval
+from katachi.graph.shape_env import Guard
 from katachi.graph.site import Site, describe
 from katachi.graph.sizes import count
-from katachi.graph.symint import Guard, evaluate, is_symbolic, symbol
+from katachi.graph.symint import evaluate, is_symbolic, symbol
 from katachi.tensor.handle import LEAF, Handle
 from katachi.tensor.modes import Modes
 from katachi.tensor.tape import Link

@@ -24,7 +24,8 @@ from katachi.graph import build as b
 from katachi.graph.concrete import concrete_attrs, concrete_aval
 from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
-from katachi.graph.symint import ShapeEnv, current, evaluate, holds, know
+from katachi.graph.shape_env import ShapeEnv, current, holds, know
+from katachi.graph.symint import evaluate
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.transforms import vjp
 from katachi.transforms.recompute import entering
