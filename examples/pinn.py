@@ -48,12 +48,6 @@ def train() -> Iterator[float]:
         yield loss.item()
 
 
-def error(u: Function) -> float:
-    """The largest distance from the solution."""
-    x = kt.linspace(0, 1, 101).reshape(-1, 1)
-    return (u(x) - kt.sin(math.pi * x)).abs().max().item()
-
-
 if __name__ == "__main__":
     for step, loss in zip(range(1000), train(), strict=False):
         if step % 200 == 199:

@@ -16,7 +16,7 @@ DISCOUNT, LONGEST = 0.98, 100
 
 
 class CartPole:
-    """A pole on a cart that is pushed left or right at each step; it has fallen at 12 degrees, or 2.4 off the middle."""
+    """A pole on a cart that is pushed left or right; it has fallen at 12 degrees, or 2.4 off the middle."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -26,7 +26,7 @@ class CartPole:
         return self.state.astype(np.float32)
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool]:
-        x, speed, angle, turn = self.state
+        _, speed, angle, turn = self.state
         force = 10.0 if action == 1 else -10.0
         push = (force + 0.05 * turn**2 * math.sin(angle)) / 1.1
         turning = (9.8 * math.sin(angle) - math.cos(angle) * push) / (0.5 * (4 / 3 - 0.1 * math.cos(angle) ** 2 / 1.1))
