@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 import katachi as kt
-from katachi import Tensor, nn, optim
+from katachi import Tensor, Variable, nn, optim
 from katachi.nn import functional as F
 
 SIZE, NOISE, WIDTH, BATCH = 16, 16, 16, 32
@@ -37,7 +37,7 @@ class Generator(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor) -> Variable:
         return self.net(z)
 
 
@@ -53,7 +53,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(2 * WIDTH, 1, 4, 1, 0, bias=False),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Variable:
         return self.net(x).reshape(-1)
 
 

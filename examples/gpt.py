@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import katachi as kt
-from katachi import Tensor, nn, optim
+from katachi import Tensor, Variable, nn, optim
 from katachi.nn import functional as F
 
 TEXT = "a tensor is a value, it never changes; state lives in cells, and a loop runs as one program a step. " * 20
@@ -28,16 +29,17 @@ class Attention(nn.Module):
         b, t, _ = x.shape
         return [y.reshape(b, t, HEADS, WIDTH // HEADS).transpose(1, 2) for y in self.qkv(x).chunk(3, -1)]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Variable:
         b, _, t, _ = q.shape
         scores = q @ k.mT / math.sqrt(WIDTH // HEADS)
         if seen is not None:
             scores = kt.where(seen, scores, -math.inf)
         return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, WIDTH))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Variable:
         seen = kt.tril(kt.ones(x.shape[1], x.shape[1])) > 0
-        return self.attend(*self.project(x), seen)
+        q, k, v = self.project(x)
+        return self.attend(q, k, v, seen)
 
     def growing(self, x: Tensor, past: Pair | None) -> tuple[Tensor, Pair]:
         """For one more letter, with the keys and values of those before it."""
@@ -61,7 +63,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(WIDTH)
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Variable:
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -70,10 +72,10 @@ class GPT(nn.Module):
     def __init__(self, letters: int) -> None:
         super().__init__()
         self.letter, self.place = nn.Embedding(letters, WIDTH), nn.Embedding(BLOCK, WIDTH)
-        self.blocks = nn.ModuleList([Block() for _ in range(LAYERS)])
+        self.blocks: Any = nn.ModuleList([Block() for _ in range(LAYERS)])
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, letters, bias=False)
 
-    def forward(self, index: Tensor) -> Tensor:
+    def forward(self, index: Tensor) -> Variable:
         x = self.letter(index) + self.place(kt.arange(index.shape[1]))
         for block in self.blocks:
             x = block(x)
@@ -100,13 +102,13 @@ class GPT(nn.Module):
 
 
 def get_batch(text: Tensor) -> Pair:
-    starts = kt.randint(0, len(text) - BLOCK, (BATCH,))
+    starts: Any = kt.randint(0, len(text) - BLOCK, (BATCH,))
     x = kt.stack([text[i : i + BLOCK] for i in starts])
     y = kt.stack([text[i + 1 : i + BLOCK + 1] for i in starts])
     return x, y
 
 
-def loss_of(model: GPT, x: Tensor, y: Tensor) -> Tensor:
+def loss_of(model: GPT, x: Tensor, y: Tensor) -> Variable:
     logits = model(x)
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 import katachi as kt
-from katachi import Tensor, nn, optim
+from katachi import Tensor, Variable, nn, optim
 from katachi.nn import functional as F
 
 FEATURES, WIDTH, HEADS = 4, 16, 2
@@ -33,7 +33,7 @@ class GraphAttention(nn.Module):
         self.value = nn.Linear(inputs, HEADS * width)
         self.of_source, self.of_target = nn.Linear(inputs, HEADS), nn.Linear(inputs, HEADS)
 
-    def forward(self, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, target: Tensor) -> Variable:
         nodes = x.shape[0]
         scores = F.leaky_relu(self.of_source(x)[source] + self.of_target(x)[target], 0.2)
         largest = kt.full((nodes, HEADS), -1e9).at[target].max(scores.freeze())
@@ -52,7 +52,7 @@ class Net(nn.Module):
         self.second = GraphAttention(HEADS * WIDTH, WIDTH)
         self.head = nn.Linear(HEADS * WIDTH, 2)
 
-    def forward(self, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, target: Tensor) -> Variable:
         x = F.relu(self.first(x, source, target))
         x = F.relu(self.second(x, source, target))
         return self.head(x)

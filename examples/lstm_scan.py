@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import katachi as kt
-from katachi import Tensor, nn, optim
+from katachi import Tensor, Variable, nn, optim
 from katachi.nn import functional as F
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on until the fox is gone. " * 40
@@ -34,7 +34,7 @@ class Speller(nn.Module):
         self.cell = Cell(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, letters)
 
-    def forward(self, text: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, text: Tensor, h: Tensor, c: Tensor) -> tuple[Variable, Tensor, Tensor]:
         def step(state: State, x: Tensor) -> tuple[State, Tensor]:
             h, c = self.cell(x, *state)
             return (h, c), h

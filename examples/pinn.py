@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import katachi as kt
-from katachi import Tensor, nn, optim
+from katachi import Tensor, Variable, nn, optim
 
 POINTS, WIDTH = 64, 32
 
-Function = Callable[[Tensor], Tensor]
+Function = Callable[[Any], Any]
 
 
 class Net(nn.Module):
@@ -22,7 +23,7 @@ class Net(nn.Module):
             nn.Linear(1, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Variable:
         return self.net(x)
 
 

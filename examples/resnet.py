@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 import katachi as kt
-from katachi import Tensor, nn, optim
+from katachi import Tensor, Variable, nn, optim
 from katachi.nn import functional as F
 
 IMAGES, SIZE, CLASSES, BATCH = 512, 32, 6, 16
@@ -40,7 +41,7 @@ def augment(images: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: Any, outputs: Any, stride: Any) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(outputs)
@@ -48,7 +49,7 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride) if stride > 1 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Variable:
         y = F.relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         return F.relu(y + self.shortcut(x))
@@ -62,7 +63,7 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(Block(8, 8, 1), Block(8, 16, 2), Block(16, 32, 2))
         self.head = nn.Linear(32, CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Variable:
         x = F.relu(self.norm(self.stem(x)))
         x = self.stages(x)
         return self.head(x.mean((2, 3)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import katachi as kt
-from katachi import Tensor, data, nn, optim
+from katachi import Tensor, Variable, data, nn, optim
 from katachi.nn import functional as F
 
 HIDDEN, CODE, BATCH = 64, 4, 64
@@ -21,7 +21,7 @@ class VAE(nn.Module):
         self.log_variance = nn.Linear(HIDDEN, CODE)
         self.decoder = nn.Sequential(nn.Linear(CODE, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 64))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Variable, Variable, Variable]:
         h = self.encoder(x)
         mean, log_variance = self.mean(h), self.log_variance(h)
         code = mean + kt.exp(0.5 * log_variance) * kt.randn(mean.shape)
