@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,13 +37,15 @@ def environment(caches: Path) -> dict[str, str]:
 
 
 class Process:
-    """`python -m bench.worker` with its pipes. Use it as a context: it is gone at the end."""
+    """`python -m bench.worker`, or another command, with its pipes. Use it as a context: it is gone at the end."""
 
-    def __init__(self, column: str, row: str, caches: Path, timeout: float) -> None:
+    def __init__(
+        self, column: str, row: str, caches: Path, timeout: float, command: Sequence[str] | None = None
+    ) -> None:
         self.column, self.timeout = column, timeout
         self.errors: IO[str] = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by close
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", column, row],
+            command or [sys.executable, "-m", "bench.worker", column, row],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
             env=environment(caches), start_new_session=True,
         )  # fmt: skip
