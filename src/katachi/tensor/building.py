@@ -6,15 +6,18 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from katachi.errors import Error
 from katachi.graph.site import Site, describe, line
 from katachi.tensor.entry import NEW, Entry, unlike
 
 RECENT, MANY = 20, 10  # flushes that are looked at; of so many built at one line is told
+SETTLED = 50  # flushes, before which much is seen for the first time
 
 REMEDY = (
-    "Sizes that differ from step to step are best made equal: drop or pad the last batch, pad to a few lengths; "
+    "Sizes and numbers may differ from step to step; operations, their order and how many tensors they take are best "
+    "the same (kt.where instead of a choice in Python, one tensor with an axis more instead of a list); "
     "kt.explain(step) shows what is built"
 )
 
@@ -28,16 +31,16 @@ class Builds:
         self.recent: deque[tuple[int, Site]] = deque()
         self.told: set[Site] = set()
 
-    def note(self, e: Entry) -> str:
-        """A program is about to be built for the work that ends with entry e; gives the reason. Raises Error within
-        `kt.strict()`, and warns once where a loop keeps building."""
-        why, site = unlike(e), e.sites[-1]
+    def note(self, e: Entry, key: Any) -> str:
+        """A program is about to be built for the work that ends with entry e, with values alive as `key` says; gives
+        the reason. Raises Error within `kt.strict()`, and warns once where a loop keeps building."""
+        why, site = unlike(e, key), e.sites[-1]
         if self.strict:
             raise Error(
                 f"strict: a program would be built for the work that ends with {e.op.name} at {describe(site)}, since: "
                 f"{why}. {REMEDY}"
             )
-        if why == NEW:
+        if why == NEW and self.flushes < SETTLED:
             return why
         self.recent.append((self.flushes, site))
         while self.recent[0][0] <= self.flushes - RECENT:

@@ -9,7 +9,7 @@ from katachi.errors import OutOfMemoryError
 from katachi.graph.concrete import Resized, at_sizes, concrete_aval
 from katachi.graph.dtypes import DType
 from katachi.graph.node import Aval, Node, aval
-from katachi.graph.shape_env import Guard
+from katachi.graph.shape_env import Guard, holds
 from katachi.graph.site import Site, describe
 from katachi.graph.sizes import count
 from katachi.graph.symint import evaluate, is_symbolic, symbol
@@ -316,24 +316,48 @@ def general_aval(kind: Aval, shape: Any) -> Aval:
     return aval(shape, kind.dtype, kind.device, kind.tracked)
 
 
-def unlike(e: Entry) -> str:
-    """Why no program is known yet for a trace that ends here: how it differs from the ones before it."""
+def unlike(e: Entry, key: Any) -> str:
+    """Why no program is known yet for a trace that ends here with these values alive (`key`): how it differs from the
+    ones before it."""
+    if e.structure is not None and (others := e.structure.programs.get(key)):
+        return _case(e, others[-1].guards)
     if any(key[0] != "alone" for key in e.programs):
         return "other values are alive at its end"
     for entry in e.path():
         assert entry.parent is not None
+        if entry.structure is not None and entry.structure.parent is not None:
+            siblings = [found for found in entry.structure.parent.children.values() if entry.structure in found]
+            if siblings and siblings[0][0] is not entry.structure:
+                return _case(entry, siblings[0][0].guards)
         others = list(entry.parent.children.values())
         for other in others[::-1]:  # the latest first
+            if other.structure is not None and other.structure is entry.structure:
+                continue  # at other sizes
             if other is not entry and other.op.name == entry.op.name and other.sites == entry.sites:
                 return f"{entry.op.name} at {describe(entry.sites[-1])}: {_difference(other, entry)}"
     return NEW
 
 
+CASES = {"==": "that were equal differ", "!=": "that were different are equal"}
+
+
+def _case(e: Entry, guards: Sequence[Guard]) -> str:
+    """Which guard of what is known does not hold."""
+    failed = next((g for g in guards if not holds([g], e.sizes)), None)
+    if failed is None:
+        return NEW
+    where, kinds = describe(e.sites[-1]), ", ".join(repr(w.aval) for w in e.arrivals())
+    what = f"sizes {CASES[failed.relation]}" if failed.relation in CASES else "a size is beyond a limit"
+    return f"{e.op.name} at {where}{f' of {kinds}' if kinds else ''}: {what} (it was built for {failed})"
+
+
 def _difference(old: Entry, new: Entry) -> str:
     if old.modes is not new.modes:
         return "in other modes"
-    if new.varied is not None or len(old.wants) != len(new.wants):
+    if (new.varied is None) is not (old.varied is None):
         return "a number varies, and is an operand from now on"
+    if len(old.wants) != len(new.wants):
+        return f"it has {len(new.wants)} operands, not {len(old.wants)}"
     if old.attrs != new.attrs:
         return f"settings {new.attrs}, not {old.attrs}"
     for a, b in zip(old.arrivals(), new.arrivals()):  # noqa: B905 - one may have more

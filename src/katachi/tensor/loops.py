@@ -33,7 +33,7 @@ class Loops:
     """What is known of the loops of one thread."""
 
     def __init__(self) -> None:
-        self.turns: dict[Any, set[int]] = {}  # by the operation before a loop, and the one that it begins with
+        self.turns: dict[Any, set[int]] = {}  # numbers: by the operation before a loop and the one that it begins with
         self.varying: set[Any] = set()  # where those begin whose number of turns varies
 
     def note(self, e: Entry) -> None:
@@ -70,10 +70,25 @@ def first_loop(path: Sequence[Entry]) -> tuple[Any, int]:
     return head, often[head] if head is not None else 0
 
 
+def may_end(t: Trace) -> bool:
+    """Whether a trace may be computed before anybody looks: nobody needs all that is pending to be one program."""
+    return not (t.nesting or t.unfinished or t.recording is not None or t.examples or t.modes.tracing)
+
+
+def varies(t: Trace, what: Any, number: int) -> bool:
+    """Whether a number that is part of a program's structure has been seen to vary: how many tensors a line joins."""
+    if not may_end(t):
+        return False
+    seen = t.loops.turns.setdefault(what, set())
+    if len(seen) < DIFFERENT:
+        seen.add(number)
+    return len(seen) == DIFFERENT
+
+
 def starts_again(t: Trace, start: Entry) -> bool:
     """Whether a loop begins anew behind this entry, that enough is pending, and that it may be computed. Called for an
     operation that is not known there."""
-    if t.nesting or t.unfinished or t.recording is not None or t.examples or t.modes.tracing:
+    if not may_end(t):
         return False
     if start.ends:
         return True

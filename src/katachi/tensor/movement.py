@@ -11,14 +11,17 @@ from katachi.graph import build as b
 from katachi.graph.dtypes import promote
 from katachi.graph.node import Node
 from katachi.graph.primitives import make
+from katachi.graph.site import beginnings, caller
 from katachi.graph.sizes import Shape, broadcast, count
 from katachi.graph.sizes import alike as alike_shapes
 from katachi.graph.symint import SymInt
 from katachi.tensor import free_sizes
 from katachi.tensor.apply import apply
 from katachi.tensor.entry import Op
+from katachi.tensor.loops import varies
 from katachi.tensor.operand import as_axes, as_axis, as_shape, common_shape, hashable
 from katachi.tensor.signatures import joining, permutation, reshaping, squeezing, stacking
+from katachi.tensor.trace import current, flush
 from katachi.tensor.types import _G, _S, Shaped, like, shape_vars
 
 if TYPE_CHECKING:
@@ -267,10 +270,25 @@ def concat(xs: Any, /, axis: int | None = 0) -> Any:
     >>> kt.concat([kt.zeros(2), kt.ones(1)]).tolist()
     [0.0, 0.0, 1.0]
     """
-    return apply(CONCAT, _several("concat", xs), (hashable(axis),))
+    return _together(CONCAT, _several("concat", xs), hashable(axis))
 
 
 @like(stacking)
 def stack(xs: Any, /, axis: int = 0) -> Any:
     """Tensors of one shape joined along a new axis. Raises ShapeError."""
-    return apply(STACK, _several("stack", xs), (hashable(axis),))
+    return _together(STACK, _several("stack", xs), hashable(axis))
+
+
+def _together(op: Op, xs: tuple[Any, ...], axis: Any) -> Any:
+    """Tensors joined. Where a line joins ever other numbers of them, some at a time, each time by the same program."""
+    t = current()
+    if len(xs) > AT_ONCE and axis is not None and varies(t, (op, beginnings(caller())), len(xs)):
+        parts, at, some = [], 0, AT_ONCE
+        while at < len(xs):  # 16, 16, ..., then 8, 4, 2 and 1 as the rest is
+            while some > len(xs) - at:
+                some //= 2
+            parts.append(apply(op, xs[at : at + some], (axis,)))
+            at += some
+            flush(t)
+        return _together(CONCAT, tuple(parts), axis)
+    return apply(op, xs, (axis,))

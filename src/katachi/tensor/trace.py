@@ -439,7 +439,7 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     built, why = finish is None, ""
     t.builds.flushes += 1
     if built:
-        why = t.builds.note(e)
+        why = t.builds.note(e, key)
         t.loops.note(e)
     t.committed = False
     if finish is None:
