@@ -203,7 +203,7 @@ def test_training_at_many_batch_sizes_builds_once_and_computes_as_if_each_were_t
     kt.clear_caches()
     with kt.explain() as told:
         found = train(lambda: None)
-    assert told.programs_built <= (8 if device == "cpu" else 9)
+    assert device == "reference" or told.programs_built <= 8
     same(found, train(kt.clear_caches))
 
 
@@ -263,3 +263,67 @@ def test_threads_that_record_and_resize_at_once() -> None:
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_a_number_that_was_a_size_by_chance_stays_a_number() -> None:
+    def reshaped(x: Any) -> Any:
+        return (x * 2).reshape(-1, 8)
+
+    def wide(x: Any) -> Any:
+        return (x * 2).broadcast_to((64, 5))
+
+    for rows in (8, 4, 8, 16, 2):
+        assert reshaped(kt.ones(rows, 16)).shape == (2 * rows, 8)
+        assert reshaped(kt.ones(rows, 16)).numpy().shape == (2 * rows, 8)
+    assert wide(kt.ones(64, 5)).numpy().shape == (64, 5)
+    with pytest.raises(kt.ShapeError, match=r"\(32, 5\) does not broadcast to \(64, 5\)"):
+        wide(kt.ones(32, 5))
+
+    def slope(rows: int) -> np.ndarray:
+        w = kt.variable(np.ones(16, np.float32))
+        y = kt.tensor(np.arange(rows * 16, dtype=np.float32).reshape(rows, 16)) * w
+        (y.reshape(-1, 8).sum(0) ** 2).sum().backward()
+        return w.grad.numpy()
+
+    slope(8)
+    np.testing.assert_array_equal(slope(4), fresh(lambda: slope(4)))
+
+
+def test_bounds_that_are_not_plain_ints() -> None:
+    a = np.arange(6.0)
+    x = kt.tensor(a) * 1
+
+    class Last:
+        def __index__(self) -> int:
+            return -1
+
+    for s in (slice(None, np.int64(-1)), slice(np.int64(-3), None), slice(Last(), None), slice(None, Last())):
+        np.testing.assert_array_equal(x[s].numpy(), a[s])
+    np.testing.assert_array_equal(x[: kt.tensor(-1)].numpy(), a[:-1])
+    np.testing.assert_array_equal(x.at[: np.int64(-1)].set(0).numpy(), [0, 0, 0, 0, 0, 5])
+    y = kt.tensor(np.arange(12, dtype=np.float32).reshape(4, 3)) * 1
+    one: Any = np.float32(1)
+    np.testing.assert_allclose(y.var(0, correction=one).numpy(), y.numpy().var(0, ddof=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loop", ["chunk", "eye", "tail", "half"])
+def test_structures_that_serve_all_sizes(loop: str) -> None:
+    def step(n: int) -> np.ndarray:
+        x = kt.tensor(np.arange(4.0 * n).reshape(n, 4)) * 1.0
+        if loop == "chunk":
+            return (kt.chunk(x, 2)[0] * 2).numpy()
+        if loop == "eye":
+            return (kt.eye(n) @ x.astype(kt.float32)).numpy()
+        if loop == "tail":
+            return (x[1:, :-1] - x[:-1, 1:])[-2:].numpy()
+        return kt.concat([x[: n // 2], x[n // 2 :]]).numpy()
+
+    for n in (5, 8, 12):
+        step(n)
+    a = np.arange(4.0 * 22).reshape(22, 4)
+    want = {
+        "chunk": a[:11] * 2, "eye": a.astype(np.float32), "tail": (a[1:, :-1] - a[:-1, 1:])[-2:], "half": a,
+    }  # fmt: skip
+    with kt.explain() as told:
+        np.testing.assert_array_equal(step(22), want[loop])
+    assert loop == "half" or not told.programs_built

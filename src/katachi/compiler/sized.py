@@ -22,8 +22,8 @@ from katachi.devices.cpu.launch import Launch, Table
 from katachi.devices.cpu.split import split
 from katachi.graph.concrete import at_sizes
 from katachi.graph.node import Node, toposort
-from katachi.graph.shape_env import Guard, current, holds
-from katachi.graph.symint import evaluate, evaluated, from_plain, plain
+from katachi.graph.shape_env import Guard, ShapeEnv, current, holds
+from katachi.graph.symint import evaluate, evaluated, from_plain, is_symbolic, plain
 
 Array = np.ndarray[Any, Any]
 TemplateSteps = tuple[int, tuple[tuple[str, tuple[int, ...], int], ...]]  # scratch; kernel, parameters and tasks each
@@ -109,6 +109,7 @@ class _Ready:
             for scratch, kernels in stretch.first
         ]
         self.known: dict[Any, int] = {}  # where templates' kernels begin, by their keys
+        self.problems = [_Problem(p) for p in stretch.parts if isinstance(p, TemplateKernel)]
         self.parameters = np.array(stretch.parameters, np.int64)
         self.holes = [at for at, _ in stretch.holes]
 
@@ -133,12 +134,25 @@ class _Ready:
     def _templates(self, sizes: Sequence[int]) -> list[Any]:
         from katachi.devices.cpu.templates import steps_of
 
-        templates = [part for part in self.stretch.parts if isinstance(part, TemplateKernel)]
-        steps = [steps_of(part.kind, evaluated(part.problem, sizes)) for part in templates]
+        steps = [steps_of(problem.kind, problem.at(sizes)) for problem in self.problems]
         keys = [key for found in steps for key, _, _ in found.kernels if key not in self.known]
         if keys:
             self.known.update(zip(keys, _addresses(engine().names(keys)), strict=True))
         return [(found.scratch, [(self.known[key], *rest) for key, *rest in found.kernels]) for found in steps]
+
+
+class _Problem:
+    """What a template computes; fields without sizes are there once."""
+
+    def __init__(self, of: TemplateKernel) -> None:
+        self.kind, self.fields = of.kind, list(of.problem)
+        self.varying = [(i, x) for i, x in enumerate(of.problem) if is_symbolic(x)]
+
+    def at(self, sizes: Sequence[int]) -> list[Any]:
+        fields = self.fields.copy()
+        for i, x in self.varying:
+            fields[i] = evaluated(x, sizes)
+        return fields
 
 
 def _addresses(names: Sequence[str]) -> list[int]:
@@ -165,12 +179,14 @@ def sized(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Sized | None:
                 pass
     from katachi.compiler.making import sized_plan
 
-    before = len(env.guards)
-    made = sized_plan(outputs, replaces)
+    with ShapeEnv(env.sizes, env.equal) as own:  # all of the plan's guards, those that are known as well
+        made = sized_plan(outputs, replaces)
+    for guard in own.guards:
+        env.add(guard)
     if made is None:
         return None
     if name:
-        _write(name, env.guards[before:], made, nodes)
+        _write(name, own.guards, made, nodes)
     return Sized(made, outputs, replaces)
 
 

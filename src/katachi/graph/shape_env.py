@@ -32,7 +32,10 @@ RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
 
 def holds(guards: Iterable[Guard], sizes: Sequence[int]) -> bool:
     """Whether all are true for these sizes."""
-    return all(RELATIONS[relation](evaluate(value, sizes), 0) for value, relation in guards)
+    try:
+        return all(RELATIONS[relation](evaluate(value, sizes), 0) for value, relation in guards)
+    except ZeroDivisionError:  # of sizes for which an earlier one fails
+        return False
 
 
 class ShapeEnv:

@@ -75,7 +75,7 @@ class SymInt:
     def __add__(self, other: Any) -> Any:
         if other.__class__ is SymInt:
             more = other.terms
-        elif other.__class__ in _NUMBERS:
+        elif (other := _number(other)) is not None:
             if not other:
                 return self
             more = (((), other),)
@@ -95,18 +95,19 @@ class SymInt:
         return self
 
     def __sub__(self, other: Any) -> Any:
-        return self + -other if other.__class__ in _KNOWN else NotImplemented
+        return self + -_plain(other) if _known(other) else NotImplemented
 
     def __rsub__(self, other: Any) -> Any:
-        return -self + other if other.__class__ in _KNOWN else NotImplemented
+        return -self + other if _known(other) else NotImplemented
 
     def __mul__(self, other: Any) -> Any:
-        if other.__class__ in _NUMBERS:
+        if other.__class__ is not SymInt:
+            other = _number(other)
+            if other is None:
+                return NotImplemented
             if not other:
                 return 0
             return self if other == 1 else SymInt(tuple([(product, factor * other) for product, factor in self.terms]))
-        if other.__class__ is not SymInt:
-            return NotImplemented
         total: dict[Any, Any] = {}
         for p, a in self.terms:
             for q, b in other.terms:
@@ -117,10 +118,10 @@ class SymInt:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Any:
-        return call("/", self, other) if other.__class__ in _KNOWN else NotImplemented
+        return call("/", self, _plain(other)) if _known(other) else NotImplemented
 
     def __rtruediv__(self, other: Any) -> Any:
-        return call("/", other, self) if other.__class__ in _KNOWN else NotImplemented
+        return call("/", _plain(other), self) if _known(other) else NotImplemented
 
     def __pow__(self, exponent: int) -> Any:
         total: Any = 1
@@ -129,16 +130,16 @@ class SymInt:
         return total
 
     def __floordiv__(self, other: Any) -> Any:
-        return quotient(self, other) if other.__class__ in _KNOWN else NotImplemented
+        return quotient(self, _plain(other)) if _known(other) else NotImplemented
 
     def __rfloordiv__(self, other: Any) -> Any:
-        return quotient(other, self) if other.__class__ in _KNOWN else NotImplemented
+        return quotient(_plain(other), self) if _known(other) else NotImplemented
 
     def __mod__(self, other: Any) -> Any:
-        return remainder(self, other) if other.__class__ in _KNOWN else NotImplemented
+        return remainder(self, _plain(other)) if _known(other) else NotImplemented
 
     def __rmod__(self, other: Any) -> Any:
-        return remainder(other, self) if other.__class__ in _KNOWN else NotImplemented
+        return remainder(_plain(other), self) if _known(other) else NotImplemented
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
@@ -147,7 +148,7 @@ class SymInt:
         if other.__class__ is SymInt:
             if self.terms == other.terms:  # type: ignore[attr-defined]
                 return True
-        elif other.__class__ not in _NUMBERS or self._exceeds(other):
+        elif (other := _number(other)) is None or self._exceeds(other):
             return False
         return _decide(self - other, "==")
 
@@ -191,7 +192,21 @@ class SymInt:
 
 _UNKNOWN: Any = object()
 _NUMBERS = (int, float, bool)
-_KNOWN = (SymInt, *_NUMBERS)
+
+
+def _number(x: Any) -> Any:
+    """A number, NumPy's as well, as Python's; None for anything else."""
+    if x.__class__ in _NUMBERS:
+        return x
+    return x.item() if isinstance(x, np.generic) and x.dtype.kind in "biuf" else None
+
+
+def _known(x: Any) -> bool:
+    return x.__class__ is SymInt or _number(x) is not None
+
+
+def _plain(x: Any) -> Any:
+    return x if x.__class__ is SymInt else _number(x)
 
 
 def symbol(number: int) -> SymInt:
@@ -245,9 +260,10 @@ def divided(x: Any, by: Any) -> Any:
     for product, factor in _parts(x):
         left = list(product)
         for a in below:
-            if a not in left:
+            at = next((i for i, other in enumerate(left) if always_equal(a, other)), None)
+            if at is None:
                 return None
-            left.remove(a)
+            del left[at]
         if number.__class__ is float or factor.__class__ is float or factor % number:
             return None
         total[tuple(left)] = factor // number
@@ -338,6 +354,10 @@ def evaluate(x: Any, sizes: Sequence[int]) -> Any:
     """
     if x.__class__ is not SymInt:
         return x
+    if len(x.terms) == 1:  # most are: quickly
+        ((product, factor),) = x.terms
+        if len(product) == 1 and product[0].__class__ is int:
+            return factor * sizes[product[0]]
     total = 0
     for product, factor in x.terms:
         for a in product:
@@ -352,7 +372,7 @@ def evaluate(x: Any, sizes: Sequence[int]) -> Any:
 def evaluated(x: Any, sizes: Sequence[int]) -> Any:
     """The same for whatever is in tuples."""
     if isinstance(x, tuple):
-        found = [evaluated(y, sizes) for y in x]
+        found = [evaluated(y, sizes) if isinstance(y, (tuple, SymInt)) else y for y in x]
         return tuple(found) if x.__class__ is tuple else x.__class__(*found)
     return evaluate(x, sizes)
 

@@ -24,6 +24,7 @@ from katachi.graph.primitives import input_node, make
 from katachi.graph.shape_env import ShapeEnv, holds
 from katachi.graph.site import Group, Site, beginnings, frames, origin
 from katachi.graph.sizes import count
+from katachi.graph.symint import always_equal, at_hand
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.entry import Entry, Import, Op, Structure, Write, general
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
@@ -34,6 +35,7 @@ from katachi.tensor.tape import GONE, Tape
 from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
 
 MOST_NODES = 50_000  # pending at once
+MOST_CASES = 32  # of one operation at different sizes: the latest are looked at
 ELEMENTS, OPERATIONS = 40_000, 800_000  # of an element-wise operation, and of a product, that add one to its weight
 MOST_BYTES = 1 << 31  # of inputs that only pending work keeps alive
 
@@ -132,6 +134,7 @@ def apply(
 def _undo(t: Trace, start: Entry, operands: Sequence[Any]) -> None:
     """An operation was refused, or interrupted anywhere: the trace is at `start` again, and nothing has entered it
     since. Where it has been recorded already it stays, and nobody has its results; one that writes ends the trace."""
+    t.kinds = {}
     if t.entry is not start:
         if t.entry.writes:
             t.failed = let_be_computed(t)
@@ -239,6 +242,7 @@ def _find(t: Trace, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wri
                 e = _new(t, op, operands, attrs, wants, sites, fresh, writes)
                 t.entries += 1
             t.entry.children[key] = start.children[key] = e
+            e.key = key
             if start.structure is not None and e.structure is not None:
                 start.structure.hot = e
         finally:
@@ -255,15 +259,29 @@ def _at_new_sizes(t: Trace, start: Entry, op: Op, operands: Sequence[Any], attrs
     if other is None or len(other.sizes) != len(start.sizes) or not _follow(t, other, op, operands, attrs, 3):
         return None
     child = other.structure
-    if child is None or _needs_sizes(t) or not holds(child.guards, start.sizes):
+    if (
+        child is None
+        or _needs_sizes(t)
+        or not holds(child.guards, start.sizes)
+        or (op.sizes is not None and not _alike(start, child, op, operands, attrs, other.wants))
+    ):
         for x in t.fresh:
             x._slot = -1
         return None
-    e = child.at(start, attrs, other.wants, start.sizes)
+    e = child.at(start, attrs, other.wants, start.sizes, t.kinds)
     e.seen = other.seen
-    start.children[(op, attrs, other.wants, t.modes, other.sites)] = e
+    e.key = (op, attrs, other.wants, t.modes, other.sites)
+    start.children[e.key] = e
     t.entries += 1
     return e
+
+
+def _alike(
+    start: Entry, child: Structure, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wants: tuple[Any, ...]
+) -> bool:
+    """Whether the same numbers among the attributes are sizes as in a structure: 8 may have been a size by chance."""
+    free, _, own = general(start, op, operands, attrs, wants)
+    return not own and always_equal(tuple(free), tuple(child.entry.attrs))
 
 
 def _needs_sizes(t: Trace) -> bool:
@@ -291,13 +309,17 @@ def _new(
     free_attrs, free_wants, own = general(parent, op, operands, attrs, wants)
     sizes = parent.sizes + own
     known = structure.children.setdefault((op, free_attrs, free_wants, t.modes, sites), [])
-    for child in known:
+    for child in known[: -MOST_CASES - 1 : -1]:
         if holds(child.guards, sizes):
-            return child.at(parent, attrs, wants, sizes)
+            return child.at(parent, attrs, wants, sizes, t.kinds)
+    if not t.nested:
+        at_hand.env = None  # of work that was interrupted
     with ShapeEnv(sizes, structure.equal) as env:
-        e = _record(t, op, operands, free_attrs, free_wants, sites, fresh, writes)
-    child = Structure(structure, e, tuple(env.guards), env.equal)
-    e = child.at(parent, attrs, wants, sizes)
+        recorded = _record(t, op, operands, free_attrs, free_wants, sites, fresh, writes)
+    child = Structure(structure, recorded, tuple(env.guards), env.equal)
+    e = child.at(parent, attrs, wants, sizes, t.kinds)
+    if t.known[0] is recorded:
+        t.known = (e, t.known[1])
     known.append(child)
     return e
 

@@ -15,6 +15,7 @@ from katachi.graph.dtypes import bool_, int64, promote, uint64
 from katachi.graph.node import Node
 from katachi.graph.primitives import constant, make
 from katachi.graph.sizes import count
+from katachi.graph.symint import SymInt
 from katachi.tensor import movement
 from katachi.tensor.advanced import take
 from katachi.tensor.apply import apply
@@ -292,7 +293,7 @@ def _split(x: Node, sizes: Any, axis: Any) -> tuple[Node, ...]:
         if size <= 0:
             raise ShapeError(f"cannot split axis {i} of {x.shape} into parts of size {size}")
         sizes = tuple(min(size, n - at) for at in range(0, n, size)) or (0,)
-    if sum(sizes) != n or any(_int("a size", s) < 0 for s in sizes):
+    if sum(sizes) != n or any((s if s.__class__ is SymInt else _int("a size", s)) < 0 for s in sizes):
         raise ShapeError(f"sizes {sizes} do not add up to axis {i} of {x.shape}")
     return _parts(x, sizes, i, False)
 
@@ -301,7 +302,12 @@ def _chunk(x: Node, chunks: Any, axis: Any) -> tuple[Node, ...]:
     n, many = x.shape[as_axis(axis, len(x.shape))], _int("chunks", chunks)
     if many < 1:
         raise ShapeError(f"cannot split axis {axis} of {x.shape} into {many} parts")
-    return _split(x, max(-(-n // many), 1), axis)
+    size, left = max(-(-n // many), 1), n
+    sizes: list[int] = []
+    while left > 0:
+        sizes.append(size if left >= size else left)
+        left = left - sizes[-1]
+    return _split(x, tuple(sizes) or (0,), axis)
 
 
 def _unstack(x: Node, axis: Any) -> tuple[Node, ...]:

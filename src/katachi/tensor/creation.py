@@ -198,7 +198,7 @@ def _eye(rows: int, columns: int, k: int, dtype: DType, device: str) -> Node:
     return b.convert(b.compare(b.shift(i, k), "EQ", j), dtype)
 
 
-EYE = Op("eye", _eye)
+EYE = Op("eye", _eye, sizes=lambda attrs, free, shapes: (*free(attrs[:2]), *attrs[2:]))
 
 
 @like(diagonal)

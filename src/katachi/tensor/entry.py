@@ -75,7 +75,7 @@ class Entry:
 
     __slots__ = (
         "aliases", "attrs", "children", "consumed", "copies", "cost", "end", "ends", "extra", "first", "flushes", "hot",
-        "imports", "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "pinned", "plain",
+        "imports", "key", "leaf_nodes", "modes", "nodes", "numbers", "op", "out_avals", "parent", "pinned", "plain",
         "programs", "ranges", "seen", "sites", "sizes", "structure", "varied", "wants", "weight", "work", "writes",
     )  # fmt: skip
 
@@ -113,6 +113,7 @@ class Entry:
     def __init__(self, parent: Entry | None) -> None:
         self.parent, self.hot, self.pinned, self.structure, self.sizes, self.work = parent, None, None, None, (), ()
         self.children: dict[Any, Entry] = {}
+        self.key: Any = None  # of it among those of its parent
         self.programs: dict[Any, Any] = {}
         self.first = self.end = self.cost = 0
         self.weight, self.ends, self.varied = 0.0, False, None
@@ -251,15 +252,25 @@ class Structure:
                 parent.hot = None
             s = parent
 
-    def at(self, parent: Entry, attrs: tuple[Any, ...], wants: tuple[Any, ...], sizes: tuple[int, ...]) -> Entry:
-        """The entry for these sizes, which follows `parent`."""
+    def at(
+        self,
+        parent: Entry,
+        attrs: tuple[Any, ...],
+        wants: tuple[Any, ...],
+        sizes: tuple[int, ...],
+        known: dict[Aval, Aval],
+    ) -> Entry:
+        """The entry for these sizes, which follows `parent`. `known`: what types with sizes are in this trace."""
         e = self.entry.copy() if sizes else self.entry  # without sizes it is the only one
         e.parent, e.structure, e.sizes, e.attrs, e.wants = parent, self, sizes, attrs, wants
         if self.sized:
             kinds = list(e.out_avals)
             for i in self.sized:
-                kinds[i] = concrete_aval(kinds[i], sizes)
-                _check(e.op, kinds[i])
+                kind = known.get(kinds[i])
+                if kind is None:
+                    kind = known[kinds[i]] = concrete_aval(kinds[i], sizes)
+                    _check(e.op, kind)
+                kinds[i] = kind
             e.out_avals = tuple(kinds)
         e.weight = parent.weight + self.weight
         for factor, counts in self.work:
@@ -319,8 +330,8 @@ def general_aval(kind: Aval, shape: Any) -> Aval:
 def unlike(e: Entry, key: Any) -> str:
     """Why no program is known yet for a trace that ends here with these values alive (`key`): how it differs from the
     ones before it."""
-    if e.structure is not None and (others := e.structure.programs.get(key)):
-        return _case(e, others[-1].guards)
+    if e.structure is not None and (known := e.structure.programs.get(key)):
+        return _case(e, known[-1].guards)
     if any(key[0] != "alone" for key in e.programs):
         return "other values are alive at its end"
     for entry in e.path():
@@ -345,7 +356,7 @@ def _case(e: Entry, guards: Sequence[Guard]) -> str:
     """Which guard of what is known does not hold."""
     failed = next((g for g in guards if not holds([g], e.sizes)), None)
     if failed is None:
-        return NEW
+        return "its sizes are new, and parts of it run in Python or on the reference device, so it is made for each"
     where, kinds = describe(e.sites[-1]), ", ".join(repr(w.aval) for w in e.arrivals())
     what = f"sizes {CASES[failed.relation]}" if failed.relation in CASES else "a size is beyond a limit"
     return f"{e.op.name} at {where}{f' of {kinds}' if kinds else ''}: {what} (it was built for {failed})"

@@ -214,13 +214,9 @@ def slice_bounds(part: slice, size: int) -> tuple[int | None, int | None, int]:
         raise DTypeError(f"index: slice bounds must be ints, got {part}") from None
     if step < 0:
         return None if start == size - 1 and size else start, limit, step
-    if part.start is not None and size + part.start == start != 0 and part.start < 0:
-        start = part.start
-    return (
-        start,
-        None if limit == size else part.stop if part.stop is not None and part.stop < 0 < limit else limit,
-        step,
-    )
+    low, high = (0 if x is None else operator.index(x) for x in (part.start, part.stop))
+    start = low if low < 0 < start else start
+    return start, None if limit == size else high if high < 0 < limit else limit, step
 
 
 def resolved(part: Any, n: Any) -> tuple[Any, Any, int]:

@@ -80,6 +80,7 @@ def prune(entry: Entry) -> int:
         parent = entry.parent
         if parent.hot is entry:
             parent.hot = None
-        parent.children = {key: e for key, e in parent.children.items() if e is not entry}
+        if parent.children.get(entry.key) is entry:
+            del parent.children[entry.key]
         entry, gone = parent, gone + 1
     return gone

@@ -25,7 +25,7 @@ from katachi.graph.concrete import concrete_attrs, concrete_aval
 from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
 from katachi.graph.shape_env import ShapeEnv, current, holds, know
-from katachi.graph.symint import evaluate
+from katachi.graph.symint import at_hand, evaluate
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.transforms import vjp
 from katachi.transforms.recompute import entering
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from katachi.tensor.entry import Entry
     from katachi.tensor.trace import Trace
 
+MOST_CASES = 32  # of a program at different sizes: the latest are looked at
 CONSUMED = (
     "its graph was consumed by an earlier backward(), which frees what it kept; "
     "pass retain_graph=True to the first one to go through it again"
@@ -122,6 +123,8 @@ class Finish:
         self.first = self  # the one that was made, of those for several sizes
         e = t.entry
         self.sizes = e.sizes
+        if not t.nested:
+            at_hand.env = None  # of work that was interrupted
         with ShapeEnv(e.sizes, e.structure.equal if e.structure else None) as env:
             self._build(t, live, written)
         self.guards = tuple(env.guards)
@@ -130,6 +133,8 @@ class Finish:
 
     def at(self, sizes: tuple[int, ...]) -> Finish | None:
         """The same for other sizes, if what was decided for it is true for them."""
+        if sizes == self.sizes:
+            return self
         if not holds(self.guards, sizes):
             return None
         other = copy.copy(self)
@@ -200,12 +205,15 @@ class Finish:
         return lambda node: whole if node in roots else gone
 
 
-def resized(e: Entry, key: tuple[tuple[int, ...], tuple[int, ...]]) -> Finish | None:
-    """How a trace ends at an entry, as it was made for other sizes, at these."""
-    for other in e.structure.programs.get(key, ()) if e.structure is not None else ():
-        finish = other.at(e.sizes)
-        if finish is not None:
-            return finish
+def resized(e: Entry, key: tuple[tuple[int, ...], tuple[int, ...]], build: bool = False) -> Finish | None:
+    """How a trace ends at an entry, as it was made for other sizes, at these. Some programs are built for each sizes:
+    these only with `build`."""
+    known = e.structure.programs.get(key, ()) if e.structure is not None else ()
+    for other in known[: -MOST_CASES - 1 : -1]:
+        if build or other.sized.plan is not None or other.sizes == e.sizes:
+            finish = other.at(e.sizes)
+            if finish is not None:
+                return finish
     return None
 
 

@@ -19,7 +19,7 @@ from katachi.compiler import program as compiler
 from katachi.devices.memory import Buffer
 from katachi.errors import Error
 from katachi.graph.concrete import at_sizes
-from katachi.graph.node import Node, toposort
+from katachi.graph.node import Aval, Node, toposort
 from katachi.graph.site import describe, frames
 from katachi.tensor import events
 from katachi.tensor.building import Builds
@@ -93,6 +93,7 @@ class Trace:
         self.handles: list[Handle] = []  # imported, in order
         self.values: list[Buffer] = []  # what they held at the call
         self.scalars: list[float] = []
+        self.kinds: dict[Aval, Aval] = {}  # what types with sizes are for those of this walk
         self.leaves: list[Handle] = []  # one an occurrence
         self.refs: list[weakref.ref[Handle]] = []  # results
         self.written: dict[Cell, int] = {}
@@ -444,7 +445,7 @@ def _flush(t: Trace, e: Entry) -> events.Flush:
     t.committed = False
     if finish is None:
         start = time.perf_counter()
-        finish = e.programs[key] = Finish(t, *key)
+        finish = e.programs[key] = resized(e, key, build=True) or Finish(t, *key)
         seconds = time.perf_counter() - start
         finish.used = t.builds.flushes
         t.entries -= t.kept.add(e, key, finish, built=True)

@@ -72,7 +72,8 @@ class Variant:
         if found is None and refused:
             raise Error(refused)
         self.built = found is None
-        self.finish = found or locked(Finish, t, tuple(live), written)
+        key = (tuple(live), written)
+        self.finish = found or resized(t.entry, key, build=True) or locked(Finish, t, *key)
         self.kinds = [concrete_aval(n.aval, self.finish.sizes) for n in self.finish.nodes]
         self.leaves = list(t.leaves)
 

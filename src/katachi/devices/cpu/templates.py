@@ -19,7 +19,7 @@ def problem_of(kind: str, outputs: Sequence[Node], rows: Mapping[Node, int]) -> 
     return _module(kind).problem(outputs[-1], outputs, rows)
 
 
-def steps_of(kind: str, problem: tuple[Any, ...]) -> Steps:
+def steps_of(kind: str, problem: Sequence[Any]) -> Steps:
     """The kernels for a problem whose numbers are known."""
     module = _module(kind)
     return module.lower(module.Problem(*problem), pool().threads, engine().target)
