@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from katachi.compiler import stored
-from katachi.compiler.native import NativeProgram
+from katachi.compiler.native import SETTLED, NativeProgram
 from katachi.compiler.plan import Stack, stacked
 from katachi.compiler.recipe import Cell, Recipe, Value
 from katachi.compiler.steps import Step
@@ -77,7 +77,7 @@ class Sized:
         """Raises LookupError if some kernels are no longer on disk."""
         self.plan, self.outputs, self.replaces = plan, outputs, replaces
         self.stretches = [_Ready(stretch) for stretch in plan.stretches]
-        self.runs = 0
+        self.made = 0  # programs
 
     def at(self, sizes: Sequence[int]) -> NativeProgram:
         """The program for these sizes."""
@@ -95,7 +95,10 @@ class Sized:
             output=evaluate(r.output, sizes),
             seconds=evaluate(r.seconds, sizes),
         )
-        return NativeProgram.of(recipe, launches, lambda: (at_sizes(sizes)(self.outputs), self.replaces))
+        program = NativeProgram.of(recipe, launches, lambda: (at_sizes(sizes)(self.outputs), self.replaces))
+        program.runs = SETTLED if self.made else 0  # what other sizes left is of use to it
+        self.made += 1
+        return program
 
 
 class _Ready:
