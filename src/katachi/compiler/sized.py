@@ -23,7 +23,7 @@ from katachi.devices.cpu.split import split
 from katachi.graph.concrete import at_sizes
 from katachi.graph.node import Node, toposort
 from katachi.graph.shape_env import Guard, ShapeEnv, current, holds
-from katachi.graph.symint import evaluate, evaluated, from_plain, is_symbolic, plain
+from katachi.graph.symint import SymInt, evaluate, from_plain, is_symbolic, plain
 
 Array = np.ndarray[Any, Any]
 TemplateSteps = tuple[int, tuple[tuple[str, tuple[int, ...], int], ...]]  # scratch; kernel, parameters and tasks each
@@ -78,6 +78,7 @@ class Sized:
         self.plan, self.outputs, self.replaces = plan, outputs, replaces
         self.stretches = [_Ready(stretch) for stretch in plan.stretches]
         self.made = 0  # programs
+        self.shapes = [_Varying(x) for x in (plan.recipe.fresh, plan.recipe.in_place, plan.recipe.plain)]
 
     def at(self, sizes: Sequence[int]) -> NativeProgram:
         """The program for these sizes."""
@@ -86,10 +87,11 @@ class Sized:
         first = sizes == plan.sizes
         launches: list[Launch | Step] = [stretch.at(sizes, values, first) for stretch in self.stretches]
         offsets, arena = stacked(plan.stack, {row: values[i] for row, i in plan.bytes})
+        fresh, in_place, plain = (shapes.at(sizes) for shapes in self.shapes)
         recipe = r._replace(
-            fresh=evaluated(r.fresh, sizes),
-            in_place=evaluated(r.in_place, sizes),
-            plain=evaluated(r.plain, sizes),
+            fresh=fresh,
+            in_place=in_place,
+            plain=plain,
             offsets=tuple(offsets.items()),
             arena=arena,
             output=evaluate(r.output, sizes),
@@ -112,7 +114,7 @@ class _Ready:
             for scratch, kernels in stretch.first
         ]
         self.known: dict[Any, int] = {}  # where templates' kernels begin, by their keys
-        self.problems = [_Problem(p) for p in stretch.parts if isinstance(p, TemplateKernel)]
+        self.problems = [(p.kind, _Varying(p.problem)) for p in stretch.parts if isinstance(p, TemplateKernel)]
         self.parameters = np.array(stretch.parameters, np.int64)
         self.holes = [at for at, _ in stretch.holes]
 
@@ -137,25 +139,31 @@ class _Ready:
     def _templates(self, sizes: Sequence[int]) -> list[Any]:
         from katachi.devices.cpu.templates import steps_of
 
-        steps = [steps_of(problem.kind, problem.at(sizes)) for problem in self.problems]
+        steps = [steps_of(kind, problem.at(sizes)) for kind, problem in self.problems]
         keys = [key for found in steps for key, _, _ in found.kernels if key not in self.known]
         if keys:
             self.known.update(zip(keys, _addresses(engine().names(keys)), strict=True))
         return [(found.scratch, [(self.known[key], *rest) for key, *rest in found.kernels]) for found in steps]
 
 
-class _Problem:
-    """What a template computes; fields without sizes are there once."""
+class _Varying:
+    """A tuple with sizes in it, and where they are: the rest is there once.
 
-    def __init__(self, of: TemplateKernel) -> None:
-        self.kind, self.fields = of.kind, list(of.problem)
-        self.varying = [(i, x) for i, x in enumerate(of.problem) if is_symbolic(x)]
+    `_Varying((8, (s0, 4), 2)).at([7])` is `(8, (7, 4), 2)`, of which only the pair is made anew.
+    """
 
-    def at(self, sizes: Sequence[int]) -> list[Any]:
-        fields = self.fields.copy()
-        for i, x in self.varying:
-            fields[i] = evaluated(x, sizes)
-        return fields
+    def __init__(self, of: tuple[Any, ...]) -> None:
+        self.fixed = list(of)
+        self.inner = [(i, _Varying(x)) for i, x in enumerate(of) if isinstance(x, tuple) and is_symbolic(x)]
+        self.sizes = [(i, x) for i, x in enumerate(of) if x.__class__ is SymInt]
+
+    def at(self, sizes: Sequence[int]) -> tuple[Any, ...]:
+        found = self.fixed.copy()
+        for i, x in self.sizes:
+            found[i] = evaluate(x, sizes)
+        for i, inner in self.inner:
+            found[i] = inner.at(sizes)
+        return tuple(found)
 
 
 def _addresses(names: Sequence[str]) -> list[int]:

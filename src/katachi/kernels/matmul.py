@@ -9,6 +9,7 @@ float64, so that errors do not grow with K.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -142,12 +143,18 @@ def problem(node: Node, outputs: Sequence[Node], rows: Mapping[Node, int]) -> Pr
 
 def lower(p: Problem, threads: int, target: Target) -> Steps:
     """The steps of one dot_general."""
+    steps = _lower(p._replace(rows=()), threads, target)
+    return Steps([(key, [*p.rows, *rest], tasks) for key, rest, tasks in steps.kernels], steps.scratch)
+
+
+@functools.lru_cache(maxsize=512)  # layers are alike
+def _lower(p: Problem, threads: int, target: Target) -> Steps:
+    """The same without the rows of the operands, which come first."""
     mr, nv = tile(target)
     dtype = as_dtype(p.dtype)
     itemsize, width = dtype.itemsize, nv * target.lanes(SCALARS[p.dtype])
     (m, ars, ldc), (n, bcs, _), (k, acs, brs) = p.m, p.n, p.k
     outer = p.outer + ((1, 0, 0, 0),) * (OUTER - len(p.outer))
-    a_row, b_row, c_row = p.rows
     repeats = 1
     for size, *_ in outer:
         repeats *= size
@@ -167,7 +174,7 @@ def lower(p: Problem, threads: int, target: Target) -> Steps:
             if -(-m // high) * -(-n // wide) * repeats >= wanted:
                 break
     numbers = {
-        "a": a_row, "b": b_row, "c": c_row, "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
+        "a_offset": p.offsets[0], "b_offset": p.offsets[1], "m": m,
         "n": n, "k": k, "ars": ars, "acs": acs, "brs": brs, "bcs": bcs, "ldc": ldc, "rows": high, "columns": wide,
         "packs": int(packs), "totals": threads * K_BLOCK * width * itemsize,
     }  # fmt: skip
@@ -178,7 +185,7 @@ def lower(p: Problem, threads: int, target: Target) -> Steps:
     totals = dtype.is_floating and k > SPAN * K_BLOCK
     scratch = threads * K_BLOCK * width * itemsize  # of what each packs; behind it the totals of each
     scratch = scratch + threads * high * wide * 8 if totals else scratch if packs else 0
-    return Steps([(Product(p.dtype, totals), [numbers[name] for name in _NAMES], tasks)], scratch)
+    return Steps([(Product(p.dtype, totals), [numbers[name] for name in _NAMES[3:]], tasks)], scratch)
 
 
 def write_product(product: Product, name: str, target: Target, declared: set[str]) -> str:
