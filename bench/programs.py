@@ -33,7 +33,8 @@ NAMES = (
 WARM = 2  # steps that may build
 # Later steps that may build as well, counted from one: the first of another kind.
 OTHER_KINDS = {
-    "vae": {100: "prints the average for the first time"},
+    "vae": {3: "takes in the average of two steps", 100: "prints the average for the first time"},
+    "graph_attention": {16: "a graph has as many nodes as a layer is wide"},
     "dqn": {11: "the network chooses an action for the first time", 50: "the first refresh of the target network"},
 }
 BY_VALUE = ("reinforce",)  # a step is an episode, whose value is its length: the time is for a step of the episode
