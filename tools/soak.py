@@ -155,7 +155,7 @@ def changing_sizes(rng: random.Random) -> None:
     a_step, b_step = step_of(a, a_opt, False), step_of(b, b_opt, compiled)
     with tempfile.TemporaryDirectory() as folder:
         for i in range(60):
-            x, y = batch(rng, rng.choice((1, 2, 7, 8, 16)))
+            x, y = batch(rng, rng.choice((1, 2, 7, 8, 16, rng.randrange(1, 400))))
             a_step(x, y), b_step(x, y)
             if i == 30:
                 io.save_checkpoint(f"{folder}/c", model=b, optimizer=b_opt)
@@ -231,13 +231,27 @@ def failures(rng: random.Random) -> None:
 def numbers(rng: random.Random) -> None:
     """Expressions of many shapes, each a program that is kept, against NumPy's in float64."""
     for _ in range(20):
-        n, k, m = (rng.choice((1, 2, 7, 33, 70)) for _ in range(3))
+        n, k, m = (rng.choice((1, 2, 7, 33, 70, rng.randrange(1, 200))) for _ in range(3))
         g = np.random.default_rng(rng.randrange(1 << 30))
         a, b, c = g.standard_normal((n, k)), g.standard_normal((k, m)), g.standard_normal(m)
         x, y, z = (kt.tensor(v) for v in (a, b, c))
         got = ((x @ y + z).tanh() * 2.0).sum(axis=rng.choice((0, 1))).numpy()
         want = np.tanh(a @ b + c) * 2.0
         assert any(got.shape == w.shape and np.allclose(got, w, rtol=1e-9) for w in (want.sum(0), want.sum(1)))
+
+
+def episodes(rng: random.Random) -> None:
+    """Values that are looked at one by one, and a backward pass through as many of them as there happen to be."""
+    for _ in range(6):
+        v, steps = kt.variable(np.array(rng.uniform(-1, 1))), rng.randrange(1, 80)
+        parts = []
+        for i in range(steps):
+            parts.append((v * float(i)).sin())
+            parts[-1].item()
+        total: Any = kt.stack(parts).sum() if rng.random() < 0.5 else sum(parts)
+        total.backward()
+        k = np.arange(steps)
+        assert np.allclose(v.grad.numpy(), (k * np.cos(k * v.numpy())).sum(), rtol=1e-9, atol=1e-9)
 
 
 def child(seconds: float = 60.0) -> int:
@@ -271,7 +285,7 @@ def forks(rng: random.Random, many: int = 3) -> None:
 
 
 ROUNDS: tuple[Callable[[random.Random], None], ...] = (
-    four_threads, changing_sizes, interrupts, failures, numbers, forks,
+    four_threads, changing_sizes, interrupts, failures, numbers, episodes, forks,
 )  # fmt: skip
 
 SIGNALLED = """

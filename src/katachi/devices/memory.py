@@ -207,9 +207,10 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
     size = dtype.itemsize
     for n in shape:
         size *= n
-    size += ALIGNMENT  # to align within
     step = 1 << max(size.bit_length() - 4, _UNIT)  # an eighth more at the most, so that blocks of like sizes are alike
-    size = -(-size // step) * step
+    size = (
+        -(-size // step) * step + ALIGNMENT
+    )  # to align within; and large blocks do not begin at like places of caches
     block = _spare(size)
     if block is None:
         block = _fresh(size)

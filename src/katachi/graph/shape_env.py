@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from katachi.graph.symint import SymInt, at_hand, bounds, call, divided, evaluate, quotient, remainder, symbol, symbols
+from katachi.graph.symint import SymInt, at_hand, bounds, called, divided, evaluate, symbol, symbols
 
 
 class Guard(NamedTuple):
@@ -143,9 +143,7 @@ def _substituted(x: Any, by: Mapping[int, Any]) -> Any:
                 factor = factor * (by[a] if a in by else symbol(a))
             else:
                 args = [_substituted(y, by) for y in a[1:]]
-                factor = factor * (
-                    quotient(*args) if a[0] == "//" else remainder(*args) if a[0] == "%" else call(a[0], *args)
-                )
+                factor = factor * (called(a[0], *args))
         total = total + factor
     return total
 

@@ -223,6 +223,21 @@ def call(function: str, *arguments: Any) -> SymInt:
     return SymInt(((((function, *arguments),), 1),))
 
 
+def called(function: str, *arguments: Any) -> Any:
+    """The same in its simplest form: of numbers it is a number.
+
+    >>> called("float", 3), describe(called("//", symbol(0) * 6, 3))
+    (3.0, '2*s0')
+    """
+    if function == "//":
+        return quotient(*arguments) if any(map(is_symbolic, arguments)) else arguments[0] // arguments[1]
+    if function == "%":
+        return remainder(*arguments) if any(map(is_symbolic, arguments)) else arguments[0] % arguments[1]
+    if any(map(is_symbolic, arguments)):
+        return call(function, *arguments)
+    return FUNCTIONS[function](*arguments)
+
+
 def describe(x: Any) -> str:
     """With names in place of values."""
     if x.__class__ is not SymInt:
