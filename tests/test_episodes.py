@@ -188,3 +188,22 @@ def test_a_loop_of_varying_length_has_the_gradients_of_one_program(monkeypatch: 
     kt.clear_caches()
     for a, n in zip(found, (20, 23, 31, 40, 41, 57, 64, 20), strict=True):
         np.testing.assert_allclose(a, run(kt.variable([0.5, 0.25]), n), rtol=2e-6)
+
+
+def test_two_links_to_one_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that the next step uses in several ways, and that is used again much later."""
+
+    def run() -> np.ndarray:
+        v = kt.variable([0.3, -0.7])
+        first = v.sin()
+        first.numpy()
+        h: Any = first
+        for i in range(15):
+            h = (h * first + h.tanh() * (0.5 + i)).sigmoid()
+            h.numpy()
+        (h * first + h).sum().backward()
+        return v.grad.numpy()
+
+    found = run()
+    monkeypatch.setattr(backward, "MANY", 10**9)
+    np.testing.assert_array_equal(found, run())

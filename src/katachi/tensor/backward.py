@@ -95,9 +95,9 @@ def _through_tapes(t: Trace, root: Handle, seed: Handle | None, retain: bool) ->
     left = tapes[::-1]
     while left:
         alike = 1
-        while alike < len(left) and left[alike].template is left[0].template:
+        while alike < min(len(left), AT_ONCE) and left[alike].template is left[0].template:
             alike += 1
-        some = AT_ONCE if alike >= AT_ONCE else 1
+        some = AT_ONCE if alike == AT_ONCE else 1
         for tape in left[:some]:
             given = waiting.pop(id(tape), None)
             if given:
@@ -126,15 +126,20 @@ def _through(
     """One tape: what flows to leaves is added to `sums`, what flows to older tapes to `waiting`."""
     leaves = list(dict.fromkeys([tape.leaves[i] for _, i in tape.template.leaves]))
     older: list[tuple[Waiting, Handle]] = []
-    for h in tape.links:
-        older.append((waiting.setdefault(id(h._origin), {}) if isinstance(h._origin, Tape) else {}, h))
     old = [sums.get(leaf) for leaf in leaves]
-    old += [place[h._node][1] if place and h._node in place else None for place, h in older]
+    taken: set[tuple[int, Node]] = set()  # places that a link has been given what is there
+    for h in tape.links:
+        place: Waiting = waiting.setdefault(id(h._origin), {}) if isinstance(h._origin, Tape) else {}
+        at = (id(place), h._node)
+        old.append(place[h._node][1] if isinstance(h._origin, Tape) and h._node in place and at not in taken else None)
+        taken.add(at)
+        older.append((place, h))
     results, found = piece(Run.of_tape(t, tape, list(given.values()), leaves, old), retain)
     for g, i in zip(results, found.reached, strict=True):
         if i < len(leaves):
             sums[leaves[i]] = g
-        else:
-            place, h = older[i - len(leaves)]
-            place[h._node] = (h, g)
+            continue
+        place, h = older[i - len(leaves)]
+        before = place[h._node][1] if old[i] is None and h._node in place else None
+        place[h._node] = (h, g if before is None else apply(SUM, (before, g), trace=t))  # of two links to one value
     return found

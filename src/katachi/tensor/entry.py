@@ -205,8 +205,9 @@ class Entry:
 class Structure:
     """An operation at any sizes: what the entries of all sizes have in common.
 
-        step 1, x float32[64, 784]   entry x @ w -> float32[64, 10]  \
-        step 9, x float32[37, 784]   entry x @ w -> float32[37, 10]  -- structure x[s0, s1] @ w -> [s0, 10] if s1 == 784
+        step 1    x float32[64, 784] @ w -> float32[64, 10]    an entry
+        step 9    x float32[37, 784] @ w -> float32[37, 10]    another one
+                  x [s0, s1] @ w -> [s0, 10], if s1 == 784     their structure
 
     The sizes of what enters, and of attributes that are sizes, are numbered along the path.
     """
