@@ -124,7 +124,7 @@ class Trace:
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """The thread has ended: what it wrote to cells is committed, what others still hold stays computable."""
-        if finalizing() or self.entry is self.root:
+        if finalizing() or not hasattr(self, "entry") or self.entry is self.root:  # or it was never quite made
             return
         if self.written:
             flush(self)
