@@ -14,13 +14,14 @@ from katachi.graph.site import describe
 from katachi.tensor import differentiate
 from katachi.tensor.apply import apply
 from katachi.tensor.control import bare, together
+from katachi.tensor.deferred import Escaped
 from katachi.tensor.elementwise import TRACK
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
 from katachi.tensor.modes import changed
 from katachi.tensor.signatures import gradient, mapping, pullback, pulled_values, pushforward, valued_gradient
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Escaped, Trace, current, flush
+from katachi.tensor.trace import Trace, current, flush
 from katachi.tensor.types import like
 from katachi.transforms.batching import batch, from_front, spread, to_front
 

@@ -14,13 +14,14 @@ from katachi.graph.dtypes import DType, float32
 from katachi.graph.halves import HALVES
 from katachi.tensor.apply import apply
 from katachi.tensor.creation import leaf
+from katachi.tensor.deferred import failed_with, let_be_computed
 from katachi.tensor.entry import Op, Write
 from katachi.tensor.handle import handle
 from katachi.tensor.modes import modes
 from katachi.tensor.running import locked
 from katachi.tensor.state import move, snapshot
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Trace, current, failed_with, flush, let_be_computed, note_grad
+from katachi.tensor.trace import Trace, current, flush, note_grad
 
 ALWAYS = ("initial_lr", "decoupled_weight_decay", "foreach", "fused")  # PyTorch's, that change no number here
 

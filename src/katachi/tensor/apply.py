@@ -26,13 +26,14 @@ from katachi.graph.site import Group, Site, beginnings, frames, origin
 from katachi.graph.sizes import count
 from katachi.graph.symint import always_equal, at_hand
 from katachi.tensor.arrays import EXACT, as_float, brief
+from katachi.tensor.deferred import let_be_computed
 from katachi.tensor.entry import Entry, Import, Op, Structure, Write, general
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.tensor.loops import starts_again
 from katachi.tensor.numbers import StandIn
 from katachi.tensor.running import locked
 from katachi.tensor.tape import GONE, Tape
-from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, let_be_computed, local, use_state
+from katachi.tensor.trace import SPAN, Trace, arrive, current, enter, flush, local, use_state
 
 MOST_NODES = 50_000  # pending at once
 MOST_CASES = 32  # of one operation at different sizes: the latest are looked at

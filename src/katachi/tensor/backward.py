@@ -16,12 +16,13 @@ from katachi.graph import build as b
 from katachi.graph.halves import HALVES
 from katachi.graph.node import Node
 from katachi.tensor.apply import apply
+from katachi.tensor.deferred import forget_failed
 from katachi.tensor.differentiate import BACKWARD, Found, Run, check_kind, piece
 from katachi.tensor.entry import Op
 from katachi.tensor.handle import Handle
 from katachi.tensor.recording import Changes
 from katachi.tensor.tape import Tape, tapes_of
-from katachi.tensor.trace import SPAN, Trace, current, flush, forget_failed, taking
+from katachi.tensor.trace import SPAN, Trace, current, flush, taking
 
 MANY = 8  # tapes: fewer are one program
 AT_ONCE = 8  # equal tapes that are a program

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from katachi.errors import Error, GradientError
 from katachi.tensor import trees
+from katachi.tensor.deferred import let_be_computed
 from katachi.tensor.entry import Entry, Structure
 from katachi.tensor.guards import Guards, Read, is_value
 from katachi.tensor.numbers import Needed, StandIn
@@ -27,7 +28,6 @@ from katachi.tensor.trace import (
     Trace,
     current,
     flush,
-    let_be_computed,
     local,
     settle,
     use_state,

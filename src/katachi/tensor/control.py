@@ -19,10 +19,11 @@ from katachi.graph.dtypes import bool_
 from katachi.graph.node import Aval, Node, aval
 from katachi.graph.primitives import hole, is_hole, make
 from katachi.tensor.apply import apply
+from katachi.tensor.deferred import Escaped
 from katachi.tensor.entry import Op
 from katachi.tensor.modes import changed
 from katachi.tensor.tensor import Tensor
-from katachi.tensor.trace import Escaped, current, flush
+from katachi.tensor.trace import current, flush
 
 HOLE = Op("a traced function", lambda shape, dtype, device: hole(aval(shape, dtype, device, dtype.is_floating)))
 

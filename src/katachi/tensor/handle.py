@@ -9,8 +9,8 @@ from katachi.devices.memory import Buffer
 from katachi.graph.node import Aval, Node
 
 if TYPE_CHECKING:
+    from katachi.tensor.deferred import Deferred
     from katachi.tensor.tape import Tape
-    from katachi.tensor.trace import Deferred
 
 CONCRETE = -1  # a slot below every trace's base
 
