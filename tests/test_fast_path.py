@@ -46,6 +46,16 @@ def test_a_loop_that_keeps_building_is_told_of_once() -> None:
             step(7)
 
 
+def test_eager_code_seen_for_the_first_time_is_no_loop_that_keeps_building() -> None:
+    for _ in range(60):
+        kt.ones(3).sum().item()
+    x = kt.ones(4)
+    with warnings.catch_warnings(), kt.eager():
+        warnings.simplefilter("error")
+        y = ((((x + 1.5).tanh() * x).exp() - x).abs() + 0.25).log().sigmoid().sin().cos().floor().sum() * x.mean() / 7.0
+        assert np.isfinite(y.item())
+
+
 def test_strict_refuses_to_build_and_leaves_all_as_it_was() -> None:
     training, x, y = Training(), XB, YB.astype(kt.int32)
     for _ in range(3):

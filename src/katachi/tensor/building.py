@@ -40,7 +40,7 @@ class Builds:
                 f"strict: a program would be built for the work that ends with {e.op.name} at {describe(site)}, since: "
                 f"{why}. {REMEDY}"
             )
-        if why == NEW and self.flushes < SETTLED:
+        if why == NEW and (self.flushes < SETTLED or e.modes.eager):  # where each operation is a program
             return why
         self.recent.append((self.flushes, site))
         while self.recent[0][0] <= self.flushes - RECENT:
