@@ -366,9 +366,9 @@ def _case(e: Entry, guards: Sequence[Guard]) -> str:
 def _difference(old: Entry, new: Entry) -> str:
     if old.modes is not new.modes:
         return "in other modes"
-    if (new.varied is None) is not (old.varied is None):
-        return "a number varies, and is an operand from now on"
     if len(old.wants) != len(new.wants):
+        if new.op.vary is not None:
+            return "a number varies, and is an operand from now on"
         return f"it has {len(new.wants)} operands, not {len(old.wants)}"
     if old.attrs != new.attrs:
         return f"settings {new.attrs}, not {old.attrs}"
