@@ -367,7 +367,7 @@ def _difference(old: Entry, new: Entry) -> str:
     if old.modes is not new.modes:
         return "in other modes"
     if len(old.wants) != len(new.wants):
-        if new.op.vary is not None:
+        if new.op.vary is not None or new.varied is not None:
             return "a number varies, and is an operand from now on"
         return f"it has {len(new.wants)} operands, not {len(old.wants)}"
     if old.attrs != new.attrs:
