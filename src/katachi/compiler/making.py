@@ -11,8 +11,8 @@ from katachi.compiler.order import overwriting
 from katachi.compiler.passes import optimise
 from katachi.compiler.plan import plan, stack
 from katachi.compiler.recipe import Cell, Recipe, Value
-from katachi.compiler.sized import LoopKernel, Plan, Stretch, TemplateKernel
 from katachi.compiler.steps import Step, last_uses, nbytes
+from katachi.compiler.symbolic import LoopKernel, Stretch, SymbolicRecipe, TemplateKernel
 from katachi.devices.cpu.engine import engine
 from katachi.devices.cpu.pool import pool
 from katachi.devices.cpu.tasks import Loops, Template, kernels_of, parts_of
@@ -96,8 +96,8 @@ def draft(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Draft:
     return Draft(recipe, tuple(_parts(groups, index, in_place)), temporary, last_uses(reads, made, keep), size)
 
 
-def sized_plan(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Plan | None:
-    """The plan of a program of any sizes, in a ShapeEnv; None where parts of it run in Python."""
+def symbolic_recipe(outputs: Sequence[Node], replaces: Mapping[int, int]) -> SymbolicRecipe | None:
+    """The recipe of a program of any sizes, in a ShapeEnv; None where parts of it run in Python."""
     d, sizes = draft(outputs, replaces), tuple(current().sizes)
     numbers: dict[Any, int] = {}
 
@@ -111,7 +111,7 @@ def sized_plan(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Plan | N
     planned = plan(d.made, d.last_used, {row: evaluate(n, sizes) for row, n in d.bytes.items()}, {})
     order = stack(d.made, d.last_used, planned.offsets)
     temporaries = tuple([(row, place(d.bytes[row])) for row, _ in order])
-    return Plan(d.recipe, tuple(numbers), stretches, order, temporaries, sizes)
+    return SymbolicRecipe(d.recipe, tuple(numbers), stretches, order, temporaries, sizes)
 
 
 def _stretch(

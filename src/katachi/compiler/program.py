@@ -121,23 +121,23 @@ class ReferenceProgram:
         return self.done
 
 
-class Sized:
-    """A program whose sizes are parameters: what makes it for given ones."""
+class Specializer:
+    """Outputs of a graph whose sizes are parameters; `at(sizes)` is the program for given ones."""
 
     def __init__(self, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
         """In a ShapeEnv, which gets the guards of what is decided here."""
         self.outputs, self.replaces = outputs, replaces
-        self.plan = None
+        self.symbolic = None  # unless all of the program is kernels
         env = current()
         if env.sizes and all(n.device == "cpu" for n in toposort(outputs)):
-            from katachi.compiler.sized import sized
+            from katachi.compiler.symbolic import symbolic_program
 
-            self.plan = sized(Resized(env.simplified)(outputs), replaces)
+            self.symbolic = symbolic_program(Resized(env.simplified)(outputs), replaces)
 
     def at(self, sizes: Sequence[int]) -> Any:
         """The program for these sizes, for which the guards must hold."""
-        if self.plan is not None:
-            return self.plan.at(sizes)
+        if self.symbolic is not None:
+            return self.symbolic.at(sizes)
         return build(at_sizes(sizes)(self.outputs) if sizes else self.outputs, self.replaces)
 
 

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from katachi.graph.symint import SymInt, at_hand, bounds, called, divided, evaluate, symbol, symbols
+from katachi.graph.symint import SymInt, active, bounds, called, divided, evaluate, symbol, symbols
 
 
 class Guard(NamedTuple):
@@ -48,11 +48,11 @@ class ShapeEnv:
         self._guards: dict[Any, Guard] = {}
 
     def __enter__(self) -> ShapeEnv:
-        self._outer, at_hand.env = at_hand.env, self
+        self._outer, active.env = active.env, self
         return self
 
     def __exit__(self, *error: object) -> None:
-        at_hand.env = self._outer
+        active.env = self._outer
 
     @property
     def guards(self) -> list[Guard]:
@@ -119,14 +119,14 @@ class ShapeEnv:
 
 def current() -> ShapeEnv:
     """The sizes at hand in this thread."""
-    env = at_hand.env
+    env = active.env
     assert env is not None, "a size is compared where no sizes are at hand"
     return env
 
 
 def know(a: Any, b: Any) -> None:
     """That two sizes are equal, whatever they are: no guard is needed."""
-    env = at_hand.env
+    env = active.env
     d = env.simplified(a - b) if env is not None else 0
     if d.__class__ is SymInt:
         current().equate(_reduced(d))

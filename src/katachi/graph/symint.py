@@ -43,11 +43,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-class _AtHand(threading.local):
+class _Active(threading.local):
     env: Any = None  # a ShapeEnv
 
 
-at_hand = _AtHand()  # the sizes that the thread's graph is made for now
+active = _Active()  # the sizes that the thread's graph is made for now
 
 
 class SymInt:
@@ -69,7 +69,7 @@ class SymInt:
         return self._hash
 
     def __repr__(self) -> str:
-        env = at_hand.env
+        env = active.env
         return str(evaluate(self, env.sizes)) if env is not None else describe(self)
 
     def __add__(self, other: Any) -> Any:
@@ -182,7 +182,7 @@ class SymInt:
 
     def __index__(self) -> int:
         """The value at hand, on which the graph depends from here on: no other size has it."""
-        env = at_hand.env
+        env = active.env
         assert env is not None, "a size is needed where no sizes are at hand"
         return env.pin(self)
 
@@ -449,7 +449,7 @@ def _decide(d: Any, relation: str) -> bool:
     """Whether `d relation 0`: "==", ">" or ">="."""
     if d.__class__ is not SymInt:
         return d == 0 if relation == "==" else d > 0 or (d == 0 and relation == ">=")
-    env = at_hand.env
+    env = active.env
     assert env is not None, "a size is compared where no sizes are at hand"
     return env.decide(d, relation)
 

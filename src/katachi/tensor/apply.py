@@ -24,10 +24,10 @@ from katachi.graph.primitives import input_node, make
 from katachi.graph.shape_env import ShapeEnv, holds
 from katachi.graph.site import Group, Site, beginnings, frames, origin
 from katachi.graph.sizes import count
-from katachi.graph.symint import always_equal, at_hand
+from katachi.graph.symint import active, always_equal
 from katachi.tensor.arrays import EXACT, as_float, brief
 from katachi.tensor.deferred import let_be_computed
-from katachi.tensor.entry import Entry, Import, Op, Structure, Write, general
+from katachi.tensor.entry import Entry, Import, Op, Structure, Write, with_symbols
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.tensor.loops import starts_again
 from katachi.tensor.numbers import StandIn
@@ -281,7 +281,7 @@ def _alike(
     start: Entry, child: Structure, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wants: tuple[Any, ...]
 ) -> bool:
     """Whether the same numbers among the attributes are sizes as in a structure: 8 may have been a size by chance."""
-    free, _, own = general(start, op, operands, attrs, wants)
+    free, _, own = with_symbols(start, op, operands, attrs, wants)
     return not own and always_equal(tuple(free), tuple(child.entry.attrs))
 
 
@@ -307,14 +307,14 @@ def _new(
         e = _record(t, op, operands, attrs, wants, sites, fresh, writes)
         e.weigh()
         return e
-    free_attrs, free_wants, own = general(parent, op, operands, attrs, wants)
+    free_attrs, free_wants, own = with_symbols(parent, op, operands, attrs, wants)
     sizes = parent.sizes + own
     known = structure.children.setdefault((op, free_attrs, free_wants, t.modes, sites), [])
     for child in known[: -MOST_CASES - 1 : -1]:
         if holds(child.guards, sizes):
             return child.at(parent, attrs, wants, sizes, t.kinds)
     if not t.nested:
-        at_hand.env = None  # of work that was interrupted
+        active.env = None  # of work that was interrupted
     with ShapeEnv(sizes, structure.equal) as env:
         recorded = _record(t, op, operands, free_attrs, free_wants, sites, fresh, writes)
     child = Structure(structure, recorded, tuple(env.guards), env.equal)

@@ -286,7 +286,7 @@ def _check(op: Op, kind: Aval) -> None:
         )
 
 
-def general(
+def with_symbols(
     parent: Entry, op: Op, operands: Sequence[Any], attrs: tuple[Any, ...], wants: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[int, ...]]:
     """Attributes and wants with symbols, numbered behind those of `parent`, in place of the sizes that may differ: of
@@ -307,7 +307,7 @@ def general(
         if want.__class__ is Import and want.origin is not LEAF and want.aval.shape:
             x: Handle = operands[i]
             if x._cell is None:
-                others[i] = want._replace(aval=general_aval(want.aval, symbolic(want.aval.shape)))
+                others[i] = want._replace(aval=with_shape(want.aval, symbolic(want.aval.shape)))
 
     def shapes() -> list[tuple[Any, Any]]:
         arrived = {w.slot: w.aval.shape for w in others if w.__class__ is Import}
@@ -323,7 +323,7 @@ def general(
     return attrs, tuple(others) if sizes else wants, tuple(sizes)
 
 
-def general_aval(kind: Aval, shape: Any) -> Aval:
+def with_shape(kind: Aval, shape: Any) -> Aval:
     """The type with another shape."""
     return aval(shape, kind.dtype, kind.device, kind.tracked)
 
@@ -332,7 +332,7 @@ def unlike(e: Entry, key: Any) -> str:
     """Why no program is known yet for a trace that ends here with these values alive (`key`): how it differs from the
     ones before it."""
     if e.structure is not None and (known := e.structure.programs.get(key)):
-        return _case(e, known[-1].guards)
+        return _failed_guard(e, known[-1].guards)
     if any(key[0] != "alone" for key in e.programs):
         return "other values are alive at its end"
     for entry in e.path():
@@ -340,7 +340,7 @@ def unlike(e: Entry, key: Any) -> str:
         if entry.structure is not None and entry.structure.parent is not None:
             siblings = [found for found in entry.structure.parent.children.values() if entry.structure in found]
             if siblings and siblings[0][0] is not entry.structure:
-                return _case(entry, siblings[0][0].guards)
+                return _failed_guard(entry, siblings[0][0].guards)
         others = list(entry.parent.children.values())
         for other in others[::-1]:  # the latest first
             if other.structure is not None and other.structure is entry.structure:
@@ -350,16 +350,16 @@ def unlike(e: Entry, key: Any) -> str:
     return NEW
 
 
-CASES = {"==": "that were equal differ", "!=": "that were different are equal"}
+FAILURES = {"==": "that were equal differ", "!=": "that were different are equal"}
 
 
-def _case(e: Entry, guards: Sequence[Guard]) -> str:
+def _failed_guard(e: Entry, guards: Sequence[Guard]) -> str:
     """Which guard of what is known does not hold."""
     failed = next((g for g in guards if not holds([g], e.sizes)), None)
     if failed is None:
         return "its sizes are new, and parts of it run in Python or on the reference device, so it is made for each"
     where, kinds = describe(e.sites[-1]), ", ".join(repr(w.aval) for w in e.arrivals())
-    what = f"sizes {CASES[failed.relation]}" if failed.relation in CASES else "a size is beyond a limit"
+    what = f"sizes {FAILURES[failed.relation]}" if failed.relation in FAILURES else "a size is beyond a limit"
     return f"{e.op.name} at {where}{f' of {kinds}' if kinds else ''}: {what} (it was built for {failed})"
 
 

@@ -25,7 +25,7 @@ from katachi.graph.concrete import concrete_attrs, concrete_aval
 from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
 from katachi.graph.shape_env import ShapeEnv, current, holds, know
-from katachi.graph.symint import at_hand, evaluate
+from katachi.graph.symint import active, evaluate
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.transforms import vjp
 from katachi.transforms.recompute import entering
@@ -124,7 +124,7 @@ class Finish:
         e = t.entry
         self.sizes = e.sizes
         if not t.nested:
-            at_hand.env = None  # of work that was interrupted
+            active.env = None  # of work that was interrupted
         with ShapeEnv(e.sizes, e.structure.equal if e.structure else None) as env:
             self._build(t, live, written)
         self.guards = tuple(env.guards)
@@ -138,7 +138,7 @@ class Finish:
         if not holds(self.guards, sizes):
             return None
         other = copy.copy(self)
-        other.sizes, other.program = sizes, self.sized.at(sizes)
+        other.sizes, other.program = sizes, self.specializer.at(sizes)
         return other
 
     def _build(self, t: Trace, live: tuple[int, ...], written: tuple[int, ...]) -> None:
@@ -157,8 +157,8 @@ class Finish:
         extra = [n for n in self.template.kept if n.primitive != "input"]
         keeps = {n.attrs["slot"] for n in self.template.kept if n.primitive == "input" and not n.attrs["scalar"]}
         replaces = {len(live) + i: k for i, k in enumerate(_replaced(path, written)) if k not in keeps}
-        self.sized = compiler.Sized([*self.nodes, *[slots[s] for s in written], *extra], replaces)
-        self.program = self.sized.at(self.sizes)
+        self.specializer = compiler.Specializer([*self.nodes, *[slots[s] for s in written], *extra], replaces)
+        self.program = self.specializer.at(self.sizes)
         self.first_extra = len(live) + len(written)
 
     def _try_out(self, taped: list[Node], used: frozenset[Node], leaf_nodes: list[Node]) -> None:
@@ -210,7 +210,7 @@ def resized(e: Entry, key: tuple[tuple[int, ...], tuple[int, ...]], build: bool 
     these only with `build`."""
     known = e.structure.programs.get(key, ()) if e.structure is not None else ()
     for other in known[: -MOST_CASES - 1 : -1]:
-        if build or other.sized.plan is not None or other.sizes == e.sizes:
+        if build or other.specializer.symbolic is not None or other.sizes == e.sizes:
             finish = other.at(e.sizes)
             if finish is not None:
                 return finish

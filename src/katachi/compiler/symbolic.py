@@ -49,7 +49,7 @@ class TemplateKernel(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Kernels that run one after another. Numbers that may depend on sizes have places in `Plan.numbers`."""
+    """Kernels that run one after another. Numbers that may depend on sizes have places in `SymbolicRecipe.numbers`."""
 
     parts: tuple[LoopKernel | TemplateKernel, ...]
     parameters: tuple[int, ...]  # of all loops in a row
@@ -59,8 +59,8 @@ class Stretch(NamedTuple):
     first: tuple[TemplateSteps, ...]  # of templates, for the sizes that the plan was made at
 
 
-class Plan(NamedTuple):
-    """A program but for its sizes."""
+class SymbolicRecipe(NamedTuple):
+    """A recipe whose numbers are expressions of the sizes."""
 
     recipe: Recipe  # without parts, offsets and arena
     numbers: tuple[Any, ...]
@@ -70,15 +70,15 @@ class Plan(NamedTuple):
     sizes: tuple[int, ...]  # that it was made at
 
 
-class Sized:
+class SymbolicProgram:
     """A program of any sizes, from which it is made for given ones."""
 
-    def __init__(self, plan: Plan, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
+    def __init__(self, plan: SymbolicRecipe, outputs: Sequence[Node], replaces: Mapping[int, int]) -> None:
         """Raises LookupError if some kernels are no longer on disk."""
         self.plan, self.outputs, self.replaces = plan, outputs, replaces
-        self.stretches = [_Ready(stretch) for stretch in plan.stretches]
+        self.stretches = [_Loaded(stretch) for stretch in plan.stretches]
         self.made = 0  # programs
-        self.shapes = [_Varying(x) for x in (plan.recipe.fresh, plan.recipe.in_place, plan.recipe.plain)]
+        self.shapes = [_SymbolicTuple(x) for x in (plan.recipe.fresh, plan.recipe.in_place, plan.recipe.plain)]
 
     def at(self, sizes: Sequence[int]) -> NativeProgram:
         """The program for these sizes."""
@@ -103,7 +103,7 @@ class Sized:
         return program
 
 
-class _Ready:
+class _Loaded:
     """A stretch with the addresses of its kernels."""
 
     def __init__(self, stretch: Stretch) -> None:
@@ -114,7 +114,7 @@ class _Ready:
             for scratch, kernels in stretch.first
         ]
         self.known: dict[Any, int] = {}  # where templates' kernels begin, by their keys
-        self.problems = [(p.kind, _Varying(p.problem)) for p in stretch.parts if isinstance(p, TemplateKernel)]
+        self.problems = [(p.kind, _SymbolicTuple(p.problem)) for p in stretch.parts if isinstance(p, TemplateKernel)]
         self.parameters = np.array(stretch.parameters, np.int64)
         self.holes = [at for at, _ in stretch.holes]
 
@@ -146,15 +146,15 @@ class _Ready:
         return [(found.scratch, [(self.known[key], *rest) for key, *rest in found.kernels]) for found in steps]
 
 
-class _Varying:
+class _SymbolicTuple:
     """A tuple with sizes in it, and where they are: the rest is there once.
 
-    `_Varying((8, (s0, 4), 2)).at([7])` is `(8, (7, 4), 2)`, of which only the pair is made anew.
+    `_SymbolicTuple((8, (s0, 4), 2)).at([7])` is `(8, (7, 4), 2)`, of which only the pair is made anew.
     """
 
     def __init__(self, of: tuple[Any, ...]) -> None:
         self.fixed = list(of)
-        self.inner = [(i, _Varying(x)) for i, x in enumerate(of) if isinstance(x, tuple) and is_symbolic(x)]
+        self.inner = [(i, _SymbolicTuple(x)) for i, x in enumerate(of) if isinstance(x, tuple) and is_symbolic(x)]
         self.sizes = [(i, x) for i, x in enumerate(of) if x.__class__ is SymInt]
 
     def at(self, sizes: Sequence[int]) -> tuple[Any, ...]:
@@ -173,7 +173,7 @@ def _addresses(names: Sequence[str]) -> list[int]:
     return found
 
 
-def sized(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Sized | None:
+def symbolic_program(outputs: Sequence[Node], replaces: Mapping[int, int]) -> SymbolicProgram | None:
     """The program of any sizes, from the disk if it is there; None where parts of it run in Python. In a ShapeEnv,
     which gets its guards."""
     env, nodes = current(), toposort(outputs)
@@ -182,26 +182,26 @@ def sized(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Sized | None:
         guards, plan = found
         if holds(guards, env.sizes):
             try:
-                ready = Sized(plan, outputs, replaces)
+                ready = SymbolicProgram(plan, outputs, replaces)
                 for guard in guards:
                     env.add(guard)
                 return ready
             except LookupError:
                 pass
-    from katachi.compiler.making import sized_plan
+    from katachi.compiler.making import symbolic_recipe
 
     with ShapeEnv(env.sizes, env.equal) as own:  # all of the plan's guards, those that are known as well
-        made = sized_plan(outputs, replaces)
+        made = symbolic_recipe(outputs, replaces)
     for guard in own.guards:
         env.add(guard)
     if made is None:
         return None
     if name:
         _write(name, own.guards, made, nodes)
-    return Sized(made, outputs, replaces)
+    return SymbolicProgram(made, outputs, replaces)
 
 
-def _write(name: str, guards: Sequence[Guard], plan: Plan, nodes: Sequence[Node]) -> None:
+def _write(name: str, guards: Sequence[Guard], plan: SymbolicRecipe, nodes: Sequence[Node]) -> None:
     at = {stored.asked_for(n): i for i, n in enumerate(nodes)}
     try:
         stretches = [
@@ -218,7 +218,7 @@ def _write(name: str, guards: Sequence[Guard], plan: Plan, nodes: Sequence[Node]
     stored.write(name, data)
 
 
-def _read(name: str, nodes: Sequence[Node]) -> tuple[list[Guard], Plan] | None:
+def _read(name: str, nodes: Sequence[Node]) -> tuple[list[Guard], SymbolicRecipe] | None:
     data = stored.read(name)
     if data is None:
         return None
@@ -241,4 +241,4 @@ def _read(name: str, nodes: Sequence[Node]) -> tuple[list[Guard], Plan] | None:
         ]
         ready.append(Stretch(tuple(made), *rest))
     found = [Guard(from_plain(value), relation) for value, relation in guards]
-    return found, Plan(recipe, tuple(map(from_plain, numbers)), tuple(ready), order, sizes_of, sizes)
+    return found, SymbolicRecipe(recipe, tuple(map(from_plain, numbers)), tuple(ready), order, sizes_of, sizes)
