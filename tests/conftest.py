@@ -6,6 +6,7 @@ a folder.
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from hypothesis import HealthCheck, settings
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache"
 os.environ.setdefault("KATACHI_CACHE", str(CACHE / f"katachi-{sys.implementation.cache_tag}"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what runs in the background so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile("katachi", deadline=None, derandomize=True, max_examples=20, suppress_health_check=SLOW)
