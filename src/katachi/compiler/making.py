@@ -43,7 +43,7 @@ class Draft(NamedTuple):
     parts: tuple[tuple[Sequence[Loops | Template], Sequence[Any]] | Step, ...]  # with bytes of scratch memory
     made: list[list[int]]  # by step: the temporaries that it makes
     last_used: list[list[int]]  # and those that nobody uses afterwards
-    bytes: dict[int, Any]  # of values, by row
+    bytes: dict[int, Any]  # of each value, by its row
 
 
 def make(outputs: Sequence[Node], replaces: Mapping[int, int]) -> Recipe:

@@ -56,7 +56,7 @@ class Stretch(NamedTuple):
     holes: tuple[tuple[int, int], ...]  # (where a number goes in it, which)
     splits: tuple[tuple[int, tuple[int, ...], int], ...]  # (vector loop, extents of the loops around, work), each once
     scratch: tuple[int, ...]
-    first: tuple[TemplateSteps, ...]  # of templates, for the sizes that the plan was made at
+    first: tuple[TemplateSteps, ...]  # of templates for `SymbolicRecipe.sizes`, known without computing
 
 
 class SymbolicRecipe(NamedTuple):

@@ -124,8 +124,8 @@ def current() -> ShapeEnv:
     return env
 
 
-def know(a: Any, b: Any) -> None:
-    """That two sizes are equal, whatever they are: no guard is needed."""
+def assume_equal(a: Any, b: Any) -> None:
+    """Take two sizes for equal without a guard: they are, whatever the sizes."""
     env = active.env
     d = env.simplified(a - b) if env is not None else 0
     if d.__class__ is SymInt:

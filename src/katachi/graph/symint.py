@@ -47,7 +47,7 @@ class _Active(threading.local):
     env: Any = None  # a ShapeEnv
 
 
-active = _Active()  # the sizes that the thread's graph is made for now
+active = _Active()  # the ShapeEnv that is entered in this thread, if any
 
 
 class SymInt:
@@ -310,7 +310,7 @@ def remainder(x: Any, by: Any) -> Any:
         return 0
     if _below(x, by):
         return x
-    if by.__class__ is int and by > 0 and x.__class__ is SymInt:  # what it divides makes no difference
+    if by.__class__ is int and by > 0 and x.__class__ is SymInt:  # multiples of `by` leave no remainder
         kept = {product: factor for product, factor in x.terms if factor.__class__ is not int or factor % by}
         x = _polynomial(kept)
         if x.__class__ is not SymInt:

@@ -26,7 +26,7 @@ class Layout(NamedTuple):
     roots: int
     seeds: tuple[bool, ...]
     tapes: tuple[Any, ...]  # (template, what is consumed of it, where its links stand) each
-    sizes: tuple[tuple[int, ...], ...]  # of each
+    sizes: tuple[tuple[int, ...], ...]  # of the graph of each tape
     stands: tuple[Any, ...]  # for what entered with a graph: its number, and where it stands
     leaves: tuple[int, ...]  # per occurrence, which leaf it is
     grads: tuple[bool, ...]  # per leaf, and then per retained value, whether it has a gradient to add to

@@ -113,7 +113,7 @@ class Entry:
     def __init__(self, parent: Entry | None) -> None:
         self.parent, self.hot, self.pinned, self.structure, self.sizes, self.work = parent, None, None, None, (), ()
         self.children: dict[Any, Entry] = {}
-        self.key: Any = None  # of it among those of its parent
+        self.key: Any = None  # under which its parent has it
         self.programs: dict[Any, Any] = {}
         self.first = self.end = self.cost = 0
         self.weight, self.ends, self.varied = 0.0, False, None

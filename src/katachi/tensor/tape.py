@@ -24,7 +24,7 @@ from katachi.graph import build as b
 from katachi.graph.concrete import concrete_attrs, concrete_aval
 from katachi.graph.costs import CHEAP, DEAR, costing
 from katachi.graph.node import Node, aval, toposort
-from katachi.graph.shape_env import ShapeEnv, current, holds, know
+from katachi.graph.shape_env import ShapeEnv, assume_equal, current, holds
 from katachi.graph.symint import active, evaluate
 from katachi.tensor.handle import LEAF, LOST, Handle, handle
 from katachi.transforms import vjp
@@ -363,10 +363,10 @@ class Unfolded:
         template = tape.template
         given = {n: next(rest) for n in template.kept}
         for number, size in template.equal.items():
-            know(sizes[number], evaluate(size, sizes))
+            assume_equal(sizes[number], evaluate(size, sizes))
         for n, value in given.items():
             for a, size in zip(value.shape, n.shape, strict=True):
-                know(a, evaluate(size, sizes))
+                assume_equal(a, evaluate(size, sizes))
         ends = {n for n, _ in template.leaves} | {link.node for link in template.links}
         new: dict[Node, Node] = {}
         for n in toposort(list(template.roots)):
